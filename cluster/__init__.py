@@ -1,0 +1,1 @@
+"""The physical world: accelerators, power meters, telemetry."""

@@ -1,0 +1,1 @@
+"""Traffic, live clients, the virtual cluster and its reports."""

@@ -1,0 +1,1 @@
+"""The wire, and the Python client that speaks it."""

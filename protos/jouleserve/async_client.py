@@ -1,0 +1,178 @@
+"""The asyncio client.
+
+Its own module because the blocking client shares no waiting with it; what both share
+lies in `calls`, `replies`, `transcript` and `errors`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import cycle
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
+
+import grpc
+from grpc import aio
+
+from protos.jouleserve import calls, errors, replies
+from protos.jouleserve.transcript import Transcript
+from protos.jouleserve.v1 import cluster_pb2, inference_pb2
+from protos.jouleserve.v1.cluster_pb2_grpc import ClusterStub
+from protos.jouleserve.v1.inference_pb2_grpc import InferenceStub
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Q = TypeVar("Q")
+A = TypeVar("A")
+
+
+class AsyncStream:
+    """A reply as it is written: `async for tokens in stream`, then `stream.finish`.
+
+    As an async context manager it cancels the call when it is left before the end; so does
+    cancelling the task that reads. Without either, leaving the loop early lets the server go on
+    until the stream is garbage.
+    """
+
+    def __init__(self, call: aio.UnaryStreamCall[Any, inference_pb2.GenerateResponse]) -> None:
+        self._call = call
+        self._transcript = Transcript()
+        self._ended = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> replies.Tokens:
+        """Wait for the next tokens.
+
+        Raises:
+            JouleserveClientError: the call failed, or it ended without a whole reply.
+
+        """
+        try:
+            while isinstance(message := await self._call.read(), inference_pb2.GenerateResponse):
+                if (tokens := self._transcript.add(message)) is not None:
+                    return tokens
+        except grpc.RpcError as error:
+            raise errors.from_rpc(error) from error
+        except asyncio.CancelledError as error:
+            # gRPC raises it for a cancelled call too, which is no reason to end the reader's task.
+            if (task := asyncio.current_task()) is None or task.cancelling():
+                raise
+            raise errors.CallCancelledError("cancelled on this side", status="CANCELLED") from error
+        self._transcript.finish()
+        self._ended = True
+        raise StopAsyncIteration
+
+    @property
+    def finish(self) -> replies.Finish:
+        """How the reply ended; raises IncompleteStreamError before it has."""
+        if not self._ended:
+            raise errors.IncompleteStreamError("the stream has not been read to its end")
+        return self._transcript.finish()
+
+    async def complete(self) -> replies.Completion:
+        """Read to the end and give the whole reply, what was read before included."""
+        async for _ in self:
+            pass
+        return self._transcript.completion()
+
+    async def text(self) -> str:
+        """Read to the end and give the whole text, what was read before included."""
+        return (await self.complete()).text
+
+    def cancel(self) -> None:
+        """Give up: the engine stops at once; reading on raises CallCancelledError."""
+        self._call.cancel()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._call.cancel()
+
+
+class AsyncClient:
+    """A client of a gateway for asyncio; belongs to the event loop in which it is made.
+
+    Args:
+        address: host and port of a gateway.
+        timeout_s: for each call, unless the call gives its own; None is no deadline.
+        retries: 0 to 4; see `calls.channel_options`. Off by default, so that latency and energy
+            are those of one call, and a load test sees every refusal.
+        connections: to spread streams over; a proxy may hold the streams of one connection
+            back beyond some number (HAProxy: 100).
+        credentials: for TLS; None is plain text.
+        metadata: sent with every call.
+
+    """
+
+    def __init__(  # noqa: PLR0913 (settings, each by its name)
+        self,
+        address: str,
+        *,
+        timeout_s: float | None = None,
+        retries: int = 0,
+        connections: int = 1,
+        credentials: grpc.ChannelCredentials | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        options = calls.channel_options(retries=retries)
+        self._timeout_s = timeout_s
+        self._metadata = metadata
+        self._channels = [
+            aio.insecure_channel(address, options)
+            if credentials is None
+            else aio.secure_channel(address, credentials, options)
+            for _ in range(connections)
+        ]
+        self._inference = cycle([InferenceStub(channel) for channel in self._channels])
+        self._cluster = ClusterStub(self._channels[0])
+
+    def generate(
+        self, model: str, prompt: str | None = None, **options: Unpack[calls.GenerateOptions]
+    ) -> AsyncStream:
+        """Start a request; `calls.GenerateOptions` explains the options.
+
+        Raises:
+            TypeError, ValueError: as `calls.request`. Everything else is raised by the stream.
+
+        """
+        call = next(self._inference).Generate(
+            calls.request(model, prompt, options),
+            timeout=calls.timeout_s(options, self._timeout_s),
+            metadata=calls.metadata(self._metadata),
+        )
+        return AsyncStream(call)
+
+    async def complete(
+        self, model: str, prompt: str | None = None, **options: Unpack[calls.GenerateOptions]
+    ) -> replies.Completion:
+        """Make a request and wait for the whole reply; options and errors as `generate`."""
+        async with self.generate(model, prompt, **options) as stream:
+            return await stream.complete()
+
+    async def models(self) -> tuple[replies.Model, ...]:
+        """Ask which models are served."""
+        ask = next(self._inference).ListModels
+        return replies.models(await self._ask(ask, inference_pb2.ListModelsRequest()))
+
+    async def status(self) -> replies.ClusterStatus:
+        """Ask what the cluster is doing."""
+        ask = self._cluster.GetStatus
+        return replies.status(await self._ask(ask, cluster_pb2.GetStatusRequest()))
+
+    async def _ask(self, ask: aio.UnaryUnaryMultiCallable[Q, A], question: Q) -> A:
+        metadata = calls.metadata(self._metadata)
+        with errors.typed():
+            return await ask(question, timeout=self._timeout_s, metadata=metadata)
+
+    async def close(self) -> None:
+        """Close the connections; calls in flight end with CallCancelledError."""
+        await asyncio.gather(*(channel.close() for channel in self._channels))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()

@@ -1,0 +1,84 @@
+"""The typed Python client: everything that a user of it imports.
+
+    async with AsyncClient("127.0.0.1:9000") as client:
+        async with client.generate("smollm2", "The capital of France is") as stream:
+            async for tokens in stream:
+                print(tokens.text, end="")
+        print(stream.finish.usage.energy.energy_j)
+
+Its own module so that there is one door; needs grpcio and protobuf, nothing else of Jouleserve.
+"""
+
+from __future__ import annotations
+
+from protos.jouleserve.async_client import AsyncClient, AsyncStream
+from protos.jouleserve.calls import GenerateOptions
+from protos.jouleserve.errors import (
+    BadRequestError,
+    CallCancelledError,
+    DeadlineExceededError,
+    IncompleteStreamError,
+    InternalError,
+    JouleserveClientError,
+    OverloadedError,
+    RequestTooLargeError,
+    UnattainableError,
+    UnavailableError,
+    UnknownModelError,
+)
+from protos.jouleserve.replies import (
+    Candidate,
+    ClusterStatus,
+    Completion,
+    Counters,
+    Decision,
+    Energy,
+    Finish,
+    Latency,
+    Model,
+    Objective,
+    Replica,
+    ServiceClass,
+    TokenLogprobs,
+    Tokens,
+    TopLogprob,
+    Usage,
+    Variant,
+)
+from protos.jouleserve.sync_client import Client, Stream
+
+__all__ = [
+    "AsyncClient",
+    "AsyncStream",
+    "BadRequestError",
+    "CallCancelledError",
+    "Candidate",
+    "Client",
+    "ClusterStatus",
+    "Completion",
+    "Counters",
+    "DeadlineExceededError",
+    "Decision",
+    "Energy",
+    "Finish",
+    "GenerateOptions",
+    "IncompleteStreamError",
+    "InternalError",
+    "JouleserveClientError",
+    "Latency",
+    "Model",
+    "Objective",
+    "OverloadedError",
+    "Replica",
+    "RequestTooLargeError",
+    "ServiceClass",
+    "Stream",
+    "TokenLogprobs",
+    "Tokens",
+    "TopLogprob",
+    "UnattainableError",
+    "UnavailableError",
+    "UnknownModelError",
+    "Usage",
+    "Variant",
+]

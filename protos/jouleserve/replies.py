@@ -1,0 +1,401 @@
+"""What a client gets back, as frozen values, and how they are read from the wire.
+
+Its own module so that users of the clients touch no protobuf message: these values
+compare, print, pickle and keep their meaning when the wire grows. Field names are those
+of the .proto files, which also explain them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from google.protobuf.message import Message
+
+    from protos.jouleserve.v1 import cluster_pb2, inference_pb2
+
+T = TypeVar("T")
+
+
+# ---------------------------------------------------------------------------------------- generate
+
+
+@dataclass(frozen=True, slots=True)
+class TopLogprob:
+    """One of the most likely tokens at a position."""
+
+    token_id: int
+    text: str
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """The log probability of a generated token, and of the most likely ones in its place."""
+
+    logprob: float
+    top: tuple[TopLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """What was generated since the previous value: one token, or several when the reader lags.
+
+    Attributes:
+        text: what the tokens add to the text; empty while a character is incomplete.
+        token_ids: in order.
+        logprobs: one for each token id when the request asked for them, else empty.
+
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprobs, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """As the gateway saw it, from the arrival of the request.
+
+    Attributes:
+        ttft_s: time to the first token.
+        tpot_s: mean time per output token after the first; 0 for fewer than two tokens.
+        e2e_s: until the last token.
+
+    """
+
+    ttft_s: float
+    tpot_s: float
+    e2e_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Energy:
+    """What the request cost.
+
+    Attributes:
+        energy_j: all of it.
+        prefill_j: of that, for computing the prompt.
+        decode_j: of that, for its share of the decode steps.
+        method: how it was measured: model, nvml or rapl.
+        boundary: what is counted: gpu, cpu or node.
+
+    """
+
+    energy_j: float
+    prefill_j: float
+    decode_j: float
+    method: str
+    boundary: str
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a request used.
+
+    Attributes:
+        prompt_tokens: length of the prompt.
+        cached_tokens: of these, found in the replica's prefix cache.
+        completion_tokens: generated.
+        latency: seen by the gateway.
+        energy: attributed to the request.
+
+    """
+
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    latency: Latency
+    energy: Energy
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A replica that the scheduler looked at.
+
+    Attributes:
+        variant: what it serves.
+        replica: which it is.
+        score: lower is better.
+        terms: what the score adds up, by name.
+        excluded: empty for a candidate that could serve; else why it could not.
+
+    """
+
+    variant: str
+    replica: str
+    score: float
+    terms: Mapping[str, float]
+    excluded: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Why a request went where it went.
+
+    Attributes:
+        policy: that decided.
+        variant: chosen.
+        replica: chosen.
+        reason: in one line.
+        candidates: best first, then those that were filtered out.
+
+    """
+
+    policy: str
+    variant: str
+    replica: str
+    reason: str
+    candidates: tuple[Candidate, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """How a reply ended, who gave it, and what it cost.
+
+    Attributes:
+        request_id: finds the request again in logs and traces.
+        finish_reason: stop (end of text or a stop text) or length (max_tokens or context).
+        usage: tokens, seconds and joules.
+        variant: that served it.
+        replica: that served it.
+        reason: why that one, in one line.
+        decision: every candidate with its score, when the request asked to explain.
+
+    """
+
+    request_id: str
+    finish_reason: str
+    usage: Usage
+    variant: str
+    replica: str
+    reason: str
+    decision: Decision | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A whole reply.
+
+    Attributes:
+        text: all of it.
+        token_ids: all of them, in order.
+        finish: how it ended.
+        logprobs: one for each token id when the request asked for them, else empty.
+
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    finish: Finish
+    logprobs: tuple[TokenLogprobs, ...] = ()
+
+
+# ---------------------------------------------------------------------------------- models, status
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """What a service class asks for; None where it asks for nothing."""
+
+    ttft_s: float | None = None
+    tpot_s: float | None = None
+    min_quality: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceClass:
+    """A configured service class."""
+
+    name: str
+    objective: Objective
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One way in which a model is served.
+
+    Attributes:
+        name: to be given as `variant` when only this one may serve.
+        dtype: of its weights.
+        quantization: empty for an unquantized checkpoint.
+        accelerator: that it runs on.
+        quality: 1 is the unmodified model.
+        awake_replicas: ready to serve.
+
+    """
+
+    name: str
+    dtype: str
+    quantization: str
+    accelerator: str
+    quality: float
+    awake_replicas: int
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A served model.
+
+    Attributes:
+        name: to be given as `model`.
+        max_context_tokens: prompt and completion together.
+        variants: behind the name.
+        service_classes: that a request may name.
+        default_service_class: of a request that names none.
+
+    """
+
+    name: str
+    max_context_tokens: int
+    variants: tuple[Variant, ...]
+    service_classes: tuple[ServiceClass, ...]
+    default_service_class: str
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """A replica, as the gateway that answered knows it.
+
+    Attributes:
+        model: that it serves.
+        variant: that it serves.
+        replica: its name.
+        node: that it runs on.
+        accelerator: that it runs on.
+        state: starting, awake, draining or lost.
+        age_s: of its newest report.
+        running_requests: over all gateways.
+        waiting_requests: over all gateways.
+        kv_cache_usage: share of KV blocks in use, 0 to 1.
+        prefill_tokens_per_s: recent rate.
+        decode_tokens_per_s: recent rate.
+        step_time_s: recent mean of an engine step.
+        power_w: recent mean.
+        energy_j: since it started.
+        leases: held by this gateway.
+
+    """
+
+    model: str
+    variant: str
+    replica: str
+    node: str
+    accelerator: str
+    state: str
+    age_s: float
+    running_requests: int
+    waiting_requests: int
+    kv_cache_usage: float
+    prefill_tokens_per_s: float
+    decode_tokens_per_s: float
+    step_time_s: float
+    power_w: float
+    energy_j: float
+    leases: int
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """Requests since the gateway started: accepted = completed + cancelled + failed + in flight."""
+
+    accepted: int
+    completed: int
+    cancelled: int
+    failed: int
+    rejected: int
+    in_flight: int
+    leases: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterStatus:
+    """What the cluster is doing, as one gateway sees it.
+
+    Attributes:
+        gateway: that answered.
+        policy: that routes.
+        replicas: every one it knows.
+        counters: of this gateway.
+
+    """
+
+    gateway: str
+    policy: str
+    replicas: tuple[Replica, ...]
+    counters: Counters
+
+
+# ----------------------------------------------------------------------------------- from the wire
+
+
+def _read(kind: type[T], message: Message, **nested: Any) -> T:  # noqa: ANN401 (each field has its own type)
+    """Fill a value with the message's fields of the same names; `nested` are already read."""
+    names = (field.name for field in fields(kind))  # type: ignore[arg-type]
+    return kind(
+        **{name: nested[name] if name in nested else getattr(message, name) for name in names}
+    )
+
+
+def tokens(message: inference_pb2.Tokens) -> Tokens:
+    """Read what was generated."""
+    return Tokens(
+        message.text,
+        tuple(message.token_ids),
+        tuple(_token_logprobs(position) for position in message.logprobs),
+    )
+
+
+def _token_logprobs(message: inference_pb2.TokenLogprobs) -> TokenLogprobs:
+    top = tuple(_read(TopLogprob, entry) for entry in message.top)
+    return TokenLogprobs(message.logprob, top)
+
+
+def finish(message: inference_pb2.Finish) -> Finish:
+    """Read how a reply ended."""
+    usage = _read(
+        Usage,
+        message.usage,
+        latency=_read(Latency, message.usage.latency),
+        energy=_read(Energy, message.usage.energy),
+    )
+    decision = _decision(message.decision) if message.HasField("decision") else None
+    return _read(Finish, message, usage=usage, decision=decision)
+
+
+def _decision(message: inference_pb2.Decision) -> Decision:
+    candidates = (
+        _read(Candidate, candidate, terms=dict(candidate.terms)) for candidate in message.candidates
+    )
+    return _read(Decision, message, candidates=tuple(candidates))
+
+
+def models(message: inference_pb2.ListModelsResponse) -> tuple[Model, ...]:
+    """Read the served models."""
+    return tuple(
+        _read(
+            Model,
+            model,
+            variants=tuple(_read(Variant, variant) for variant in model.variants),
+            service_classes=tuple(_service_class(each) for each in model.service_classes),
+        )
+        for model in message.models
+    )
+
+
+def _service_class(message: inference_pb2.ServiceClass) -> ServiceClass:
+    given = {field.name: value for field, value in message.objective.ListFields()}
+    return ServiceClass(message.name, Objective(**given))
+
+
+def status(message: cluster_pb2.GetStatusResponse) -> ClusterStatus:
+    """Read what the cluster is doing."""
+    return _read(
+        ClusterStatus,
+        message,
+        replicas=tuple(_read(Replica, replica) for replica in message.replicas),
+        counters=_read(Counters, message.counters),
+    )

@@ -1,0 +1,126 @@
+"""The fleet as one gateway sees it at one instant: variants, replicas, their newest reports.
+
+Its own module because this snapshot is the only thing that policies and the planner
+may look at; whoever builds it (live gateway, virtual cluster) decides how it is fed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from scheduler.outlook import ModelColumns
+    from scheduler.requests import ModelName, ReplicaId, VariantName
+    from scheduler.steps import StepModel
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One way to serve a model: checkpoint, precision, accelerator, parallelism.
+
+    Attributes:
+        name: unique within the cluster.
+        model: the model name that clients use.
+        quality: 1 is the unmodified model.
+        max_context_tokens: prompt and completion together.
+        max_batch: most sequences that a replica decodes together.
+        kv_capacity_tokens: tokens that fit a replica's KV cache.
+        steps: predicted time and energy of an engine step on a replica.
+        context_power_w: drawn by an awake replica that does nothing.
+
+    """
+
+    name: VariantName
+    model: ModelName
+    quality: float
+    max_context_tokens: int
+    max_batch: int
+    kv_capacity_tokens: int
+    steps: StepModel
+    context_power_w: float
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaReport:
+    """What a replica says of itself: totals over all gateways, at one instant.
+
+    Attributes:
+        observed_at_s: when it reached the gateway, on the gateway's monotonic clock.
+        running_requests: sequences in the engine's batch.
+        waiting_requests: accepted but not yet in the batch.
+        pending_prefill_tokens: accepted prompt tokens not yet computed.
+        context_tokens: tokens of running sequences, prompts and completions.
+        kv_cache_usage: share of KV blocks in use, 0 to 1.
+        prefill_tokens_per_s: recent rate.
+        decode_tokens_per_s: recent rate.
+        step_time_s: recent mean of a step; 0 before the first.
+        power_w: recent mean.
+        energy_j: since the replica started.
+
+    """
+
+    observed_at_s: float
+    running_requests: int = 0
+    waiting_requests: int = 0
+    pending_prefill_tokens: int = 0
+    context_tokens: int = 0
+    kv_cache_usage: float = 0.0
+    prefill_tokens_per_s: float = 0.0
+    decode_tokens_per_s: float = 0.0
+    step_time_s: float = 0.0
+    power_w: float = 0.0
+    energy_j: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaView:
+    """A replica that can take work: its newest report, and what was booked since.
+
+    Attributes:
+        replica: unique within the cluster.
+        variant: what it serves.
+        report: the newest one.
+        booked_requests: leases of this gateway that the report does not know yet.
+        booked_prompt_tokens: prompt tokens of those leases.
+        booked_completion_tokens: expected completion tokens of those leases.
+        draining: it finishes its streams and takes no new work.
+
+    """
+
+    replica: ReplicaId
+    variant: VariantName
+    report: ReplicaReport
+    booked_requests: int = 0
+    booked_prompt_tokens: int = 0
+    booked_completion_tokens: float = 0.0
+    draining: bool = False
+
+    @property
+    def requests(self) -> int:
+        """Requests running, waiting or booked."""
+        report = self.report
+        return report.running_requests + report.waiting_requests + self.booked_requests
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """Every variant and every replica known at one instant.
+
+    Attributes:
+        observed_at_s: the instant, on the gateway's monotonic clock.
+        variants: by name.
+        replicas: in a stable order.
+        columns: the same replicas arranged for routing, where whoever made the fleet keeps
+            them up to date (`scheduler.board`); None leaves it to each decision.
+
+    """
+
+    observed_at_s: float
+    variants: Mapping[VariantName, Variant]
+    replicas: tuple[ReplicaView, ...]
+    columns: Mapping[ModelName, ModelColumns] | None = field(
+        default=None, compare=False, repr=False
+    )

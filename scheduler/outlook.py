@@ -1,0 +1,241 @@
+"""What the next request would meet on each replica, as numbers ready to be added up.
+
+Its own module because it moves work off the request path: an outlook depends on the
+replica alone, so it is computed once for every report or lease, and a route over a
+thousand replicas is then a dozen vector operations.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scheduler.steps import power_line
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from scheduler.fleet import Fleet, ReplicaView, Variant
+    from scheduler.requests import ModelName, ReplicaId
+    from scheduler.steps import StepModel
+
+FloatArray: TypeAlias = NDArray[np.float64]
+BoolArray: TypeAlias = NDArray[np.bool_]
+IndexArray: TypeAlias = NDArray[np.intp]
+
+# A measured step time moves a prediction at most this far: beyond it is a stall, not a speed.
+CORRECTION_BOUNDS = (0.25, 8.0)
+# Context over which a step model's slope is taken.
+CONTEXT_PROBE_TOKENS = 1024.0
+
+
+class Outlook(NamedTuple):
+    """What the next request would meet on one replica.
+
+    Attributes:
+        requests: running, waiting or booked there.
+        max_batch: sequences that it decodes together.
+        awake: 1 when it takes new work, 0 when it drains.
+        observed_at_s: when its newest report came.
+        kv_tokens: in its KV cache, or on their way there.
+        kv_capacity_tokens: that fit.
+        prefill_j: energy for each uncached prompt token.
+        decode_j: marginal energy for each completion token, whatever the context.
+        context_j: marginal energy for each completion token and token of context.
+        idle_prompt_j: for each prompt token, if the replica is idle, else 0: the power
+            between its context power and its busy power, (P0 − P_ctx), over prefill.
+        idle_completion_j: the same for each completion token.
+        solo_j: energy of a completion token decoded alone; a scale, not a cost.
+        prefill_s: time for each uncached prompt token.
+        ttft_s: time to the first token besides the own prefill and the queue.
+        queue_s: wait for a place in the batch, for each token of a typical completion.
+        tpot_s: step time once the request has joined, without its own context.
+        context_s: step time that each token of its own context adds.
+
+    """
+
+    requests: float
+    max_batch: float
+    awake: float
+    observed_at_s: float
+    kv_tokens: float
+    kv_capacity_tokens: float
+    prefill_j: float
+    decode_j: float
+    context_j: float
+    idle_prompt_j: float
+    idle_completion_j: float
+    solo_j: float
+    prefill_s: float
+    ttft_s: float
+    queue_s: float
+    tpot_s: float
+    context_s: float
+
+
+class OutlookColumns(NamedTuple):
+    """The outlooks of many replicas, field by field; see `Outlook`."""
+
+    requests: FloatArray
+    max_batch: FloatArray
+    awake: FloatArray
+    observed_at_s: FloatArray
+    kv_tokens: FloatArray
+    kv_capacity_tokens: FloatArray
+    prefill_j: FloatArray
+    decode_j: FloatArray
+    context_j: FloatArray
+    idle_prompt_j: FloatArray
+    idle_completion_j: FloatArray
+    solo_j: FloatArray
+    prefill_s: FloatArray
+    ttft_s: FloatArray
+    queue_s: FloatArray
+    tpot_s: FloatArray
+    context_s: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class ModelColumns:
+    """Every replica that serves one model, in the fleet's order.
+
+    Attributes:
+        variants: every variant of the model, awake or not.
+        replicas: by row.
+        variant_rows: for each row, the index of its variant.
+        outlook: one array for each figure.
+
+    """
+
+    variants: tuple[Variant, ...]
+    replicas: tuple[ReplicaId, ...]
+    variant_rows: IndexArray
+    outlook: OutlookColumns
+
+    def variant(self, row: int) -> Variant:
+        """The variant that a row serves."""
+        return self.variants[int(self.variant_rows[row])]
+
+
+class Scores(NamedTuple):
+    """What a policy thinks of every row; rows that cannot serve carry any number.
+
+    Attributes:
+        values: lower is better.
+        terms: what the values add up, by name.
+
+    """
+
+    values: FloatArray
+    terms: Mapping[str, FloatArray]
+
+
+def look_ahead(view: ReplicaView, variant: Variant) -> Outlook:
+    """Say what the next request would meet on a replica."""
+    report, steps = view.report, variant.steps
+    requests = view.requests
+    batch = min(requests, variant.max_batch)
+    joined = min(requests + 1, variant.max_batch)
+    waiting = requests + 1 - joined
+    context = report.context_tokens + view.booked_prompt_tokens
+    correction = _correction(view, steps)
+    backlog_tokens = report.pending_prefill_tokens + view.booked_prompt_tokens
+    prefill_s = steps.prefill_s(CONTEXT_PROBE_TOKENS) / CONTEXT_PROBE_TOKENS * correction
+    step_s = steps.decode_s(joined, context) * correction
+    context_s, context_j = _context_slope(steps, batch)
+    decode_j, idle_w = _marginal(view, variant, batch)
+    return Outlook(
+        requests=requests,
+        max_batch=variant.max_batch,
+        awake=0.0 if view.draining else 1.0,
+        observed_at_s=report.observed_at_s,
+        kv_tokens=report.kv_cache_usage * variant.kv_capacity_tokens
+        + backlog_tokens
+        + view.booked_completion_tokens,
+        kv_capacity_tokens=variant.kv_capacity_tokens,
+        prefill_j=steps.prefill_j(CONTEXT_PROBE_TOKENS) / CONTEXT_PROBE_TOKENS,
+        decode_j=decode_j,
+        context_j=context_j,
+        idle_prompt_j=idle_w * prefill_s,
+        idle_completion_j=idle_w * step_s,
+        solo_j=steps.decode_j(1),
+        prefill_s=prefill_s,
+        ttft_s=backlog_tokens * prefill_s + step_s,
+        queue_s=waiting * step_s / variant.max_batch,
+        tpot_s=step_s,
+        context_s=context_s * correction,
+    )
+
+
+def _marginal(view: ReplicaView, variant: Variant, batch: int) -> tuple[float, float]:
+    """Give the joules of a completion token, and the watts of ending the replica's idleness."""
+    steps, context = variant.steps, view.report.context_tokens
+    if batch >= variant.max_batch:
+        # It waits until others have left, and prolongs the busy time: the average counts.
+        return steps.decode_j(batch, context) / batch, 0.0
+    line = power_line(steps, batch, context)
+    idle_w = max(0.0, line.p0_w - variant.context_power_w) if view.requests == 0 else 0.0
+    return line.marginal_j, idle_w
+
+
+def _context_slope(steps: StepModel, batch: int) -> tuple[float, float]:
+    """Give the seconds and the marginal joules that a token of context adds to a step."""
+    batch = max(batch, 1)
+    base_s, base_j = steps.decode_s(batch), steps.decode_j(batch)
+    slope_s = (steps.decode_s(batch, CONTEXT_PROBE_TOKENS) - base_s) / CONTEXT_PROBE_TOKENS
+    slope_j = (steps.decode_j(batch, CONTEXT_PROBE_TOKENS) - base_j) / CONTEXT_PROBE_TOKENS
+    # As for m: a longer step costs busy power that would have been drawn anyway.
+    return slope_s, max(0.0, slope_j - slope_s * steps.decode_j(0) / steps.decode_s(0))
+
+
+def _correction(view: ReplicaView, steps: StepModel) -> float:
+    """Measured over predicted step time at the batch of the report; 1 where nothing tells."""
+    report = view.report
+    if report.step_time_s <= 0 or report.running_requests == 0:
+        return 1.0
+    # A step also computes the prompt tokens that came in while it ran.
+    prefill_tokens = report.prefill_tokens_per_s * report.step_time_s
+    predicted_s = steps.decode_s(report.running_requests, report.context_tokens)
+    predicted_s += steps.prefill_s(prefill_tokens)
+    low, high = CORRECTION_BOUNDS
+    return min(high, max(low, report.step_time_s / predicted_s))
+
+
+def tabulate(fleet: Fleet) -> dict[ModelName, ModelColumns]:
+    """Arrange a fleet's replicas by model."""
+    rows: dict[ModelName, list[tuple[ReplicaView, Outlook]]] = {
+        variant.model: [] for variant in fleet.variants.values()
+    }
+    for view in fleet.replicas:
+        variant = fleet.variants[view.variant]
+        rows[variant.model].append((view, look_ahead(view, variant)))
+    return {
+        model: columns(_variants_of(fleet, model), [view for view, _ in pairs], outlooks(pairs))
+        for model, pairs in rows.items()
+    }
+
+
+def outlooks(pairs: Sequence[tuple[ReplicaView, Outlook]]) -> FloatArray:
+    """Stack outlooks into one matrix with a row for each field."""
+    stacked = np.array([outlook for _, outlook in pairs], dtype=np.float64)
+    return np.ascontiguousarray(stacked.reshape(len(pairs), len(Outlook._fields)).T)
+
+
+def columns(
+    variants: tuple[Variant, ...], views: Sequence[ReplicaView], matrix: FloatArray
+) -> ModelColumns:
+    """Name the rows of such a matrix."""
+    index = {variant.name: row for row, variant in enumerate(variants)}
+    return ModelColumns(
+        variants=variants,
+        replicas=tuple(view.replica for view in views),
+        variant_rows=np.array([index[view.variant] for view in views], dtype=np.intp),
+        outlook=OutlookColumns(*matrix),
+    )
+
+
+def _variants_of(fleet: Fleet, model: ModelName) -> tuple[Variant, ...]:
+    return tuple(variant for variant in fleet.variants.values() if variant.model == model)

@@ -1,0 +1,1 @@
+"""Ray Serve deployments, their configuration and the command line."""

@@ -1,0 +1,102 @@
+"""A directory that appears complete or not at all, made once however many processes want it.
+
+Its own module because the promise, that a killed process leaves nothing that could be taken for a
+result, is the same whatever is being made.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+LOCK_POLL_S = 0.2
+"""How soon a waiting process notices that the other is done; small beside the seconds it takes."""
+
+
+def made_once(
+    target: Path,
+    make: Callable[[Path], None],
+    *,
+    deadline_s: float,
+    on_wait: Callable[[], None] = lambda: None,
+) -> Path:
+    """Return `target`, calling `make` on an empty directory that becomes it if it is not there.
+
+    Args:
+        target: the directory; its parents are made.
+        make: fills the directory that it is given; what it raises passes through.
+        deadline_s: how long to wait for another process that makes the same target.
+        on_wait: called once when there is such a process.
+
+    Raises:
+        TimeoutError: the other process did not end within `deadline_s`.
+        OSError: the parent of `target` cannot be written.
+
+    """
+    if target.is_dir():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _exclusive(target.with_name(f"{target.name}.lock"), deadline_s, on_wait):
+        if not target.is_dir():
+            _make(target, make)
+    return target
+
+
+def _make(target: Path, make: Callable[[Path], None]) -> None:
+    """Fill a workspace and rename it; under the lock, one that exists is a dead process's."""
+    workspace = target.with_name(f"{target.name}.making")
+    shutil.rmtree(workspace, ignore_errors=True)
+    workspace.mkdir()
+    try:
+        make(workspace)
+        _settle(workspace)
+        workspace.rename(target)
+    except BaseException:
+        shutil.rmtree(workspace, ignore_errors=True)
+        raise
+
+
+def _settle(directory: Path) -> None:
+    """Put the files on disk before the directory gets its name: a power failure hollows none.
+
+    Some writers leave files for their owner only; the directory's mode, the umask's, rules.
+    """
+    mode = directory.stat().st_mode & 0o666
+    for file in directory.rglob("*"):
+        if file.is_file():
+            file.chmod(mode)
+            descriptor = os.open(file, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+
+@contextmanager
+def _exclusive(lock: Path, deadline_s: float, on_wait: Callable[[], None]) -> Iterator[None]:
+    """Hold `lock` against other processes and threads; the system frees it when its holder dies."""
+    deadline = time.monotonic() + deadline_s
+    with lock.open("w") as handle:
+        if not _try_lock(handle.fileno()):
+            on_wait()
+            while not _try_lock(handle.fileno()):
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"another process has held {lock} for {deadline_s:.0f} s")
+                time.sleep(LOCK_POLL_S)
+        yield
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,0 +1,176 @@
+"""A client's call inside the gateway, before and after: what it wants, what it got.
+
+Its own module because it is where gRPC and OpenAI HTTP become one thing; nothing
+behind it knows which of the two a client spoke.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from scheduler.requests import ReplicaId, VariantName
+    from scheduler.routing import Decision
+    from serve.engine import EngineFinish
+    from serve.frames import RequestEnergy
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What a client says about how it wants to be served; None and "" leave it to us.
+
+    Attributes:
+        service_class: name of a configured class.
+        ttft_s: overrides the class's objective.
+        tpot_s: overrides the class's objective.
+        min_quality: overrides the class's floor.
+        variant: the only variant that may serve it.
+        explain: give every candidate's score with the outcome.
+
+    """
+
+    service_class: str = ""
+    ttft_s: float | None = None
+    tpot_s: float | None = None
+    min_quality: float | None = None
+    variant: str = ""
+    explain: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A rendered request of a client.
+
+    Attributes:
+        request_id: unique within the cluster.
+        model: the name that the client used.
+        prompt_token_ids: the whole prompt.
+        max_tokens: as the client gave it; None for what the context leaves.
+        sampling: encodes the engine's sampling parameters once max_tokens is known.
+        wishes: how it wants to be served.
+        arrived_at_s: on the gateway's monotonic clock.
+        trace_headers: W3C trace context of the client, if it sent one.
+
+    """
+
+    request_id: str
+    model: str
+    prompt_token_ids: list[int]
+    max_tokens: int | None
+    sampling: Callable[[int], bytes]
+    wishes: Wishes
+    arrived_at_s: float
+    trace_headers: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """What the gateway measured, from the arrival of the call.
+
+    Attributes:
+        ttft_s: to the first token.
+        tpot_s: mean per token after the first; 0 with fewer than two tokens.
+        e2e_s: to the last token.
+
+    """
+
+    ttft_s: float
+    tpot_s: float
+    e2e_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a call ended well.
+
+    Attributes:
+        request_id: of the call.
+        variant: that served it.
+        replica: that served it.
+        decision: why that one.
+        finish: the engine's own record.
+        energy: attributed to it.
+        latency: as the gateway measured it.
+
+    """
+
+    request_id: str
+    variant: VariantName
+    replica: ReplicaId
+    decision: Decision
+    finish: EngineFinish
+    energy: RequestEnergy
+    latency: Latency
+
+
+class Journey:
+    """A call on its way: who serves it, and when what happened to it.
+
+    Times are on the gateway's monotonic clock; 0 before they come.
+
+    Attributes:
+        call: what the client wants.
+        service_class: that it belongs to.
+        decision: the newest one; None before the first.
+        admitted_s: it was found servable.
+        routed_s: its replica was chosen, the last time.
+        first_token_s: the first token came from the replica.
+        last_token_s: the newest token came from the replica.
+        tokens: how many have come.
+        outcome: how it ended well; None before that.
+        error: what ended it otherwise.
+
+    """
+
+    __slots__ = (
+        "admitted_s",
+        "call",
+        "decision",
+        "error",
+        "first_token_s",
+        "last_token_s",
+        "outcome",
+        "routed_s",
+        "service_class",
+        "tokens",
+    )
+
+    def __init__(self, call: Call) -> None:
+        self.call = call
+        self.service_class = ""
+        self.decision: Decision | None = None
+        self.admitted_s = 0.0
+        self.routed_s = 0.0
+        self.first_token_s = 0.0
+        self.last_token_s = 0.0
+        self.tokens = 0
+        self.outcome: Outcome | None = None
+        self.error: BaseException | None = None
+
+    def chosen(self) -> Decision:
+        """The newest decision; there is one once the call was routed."""
+        if self.decision is None:
+            raise RuntimeError("the call was not routed yet")
+        return self.decision
+
+    def saw(self, tokens: int, now_s: float) -> None:
+        """Note that tokens have come."""
+        if not tokens:
+            return
+        if not self.tokens:
+            self.first_token_s = now_s
+        self.last_token_s = now_s
+        self.tokens += tokens
+
+    def latency(self) -> Latency:
+        """What a client could have measured at the gateway's door."""
+        arrived_s = self.call.arrived_at_s
+        decoding_s = self.last_token_s - self.first_token_s
+        return Latency(
+            ttft_s=self.first_token_s - arrived_s,
+            tpot_s=decoding_s / (self.tokens - 1) if self.tokens > 1 else 0.0,
+            e2e_s=self.last_token_s - arrived_s,
+        )

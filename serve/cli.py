@@ -1,0 +1,246 @@
+"""The command line: one function for each command, and each only joins what others do.
+
+Its own module because it alone knows options, exit codes and the terminal.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from protos.jouleserve.client import Client, JouleserveClientError
+from serve import cli_tables, cluster_record, config_file, session
+from serve.checkpoints import CheckpointError
+from serve.config import Config
+from serve.config_file import ConfigFileError
+from serve.default_config import load_default
+from serve.live_view import open_view, print_endpoints
+from serve.local_cluster import ClusterError
+
+if TYPE_CHECKING:
+    from protos.jouleserve.client import GenerateOptions, Stream
+
+# Tables in a pipe or a file are as wide as they need, up to this many characters.
+_PIPE_WIDTH = 160
+OUT = Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH)
+ERR = Console(stderr=True, width=None if sys.stderr.isatty() else _PIPE_WIDTH)
+_USUAL_ADDRESS = "127.0.0.1:9000"
+_STATUS_TIMEOUT_S = 10.0
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Serve language models at the least energy that meets each request's objectives.",
+)
+config_app = typer.Typer(no_args_is_help=True, help="Look at configurations.")
+app.add_typer(config_app, name="config")
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", help="Configuration file; by default the embedded one."),
+]
+AddressOption = Annotated[
+    str, typer.Option(help="Host and port of a gateway; by default the one that `up` started.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+PortOption = Annotated[
+    int | None, typer.Option(min=1, max=65535, help="Instead of the configuration's.")
+]
+
+
+def main() -> None:
+    """Run the command line; what can go wrong becomes one line and exit code 1."""
+    try:
+        app()
+    except (ConfigFileError, ClusterError, CheckpointError, JouleserveClientError) as error:
+        ERR.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(1)
+    except (KeyboardInterrupt, BrokenPipeError):
+        sys.exit(130)
+
+
+@app.command()
+def up(
+    config: ConfigOption = None,
+    *,
+    detach: Annotated[bool, typer.Option(help="Leave it running in the background.")] = False,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="Deploy to this Ray cluster instead of starting one; its processes need"
+            " RAY_SERVE_ENABLE_HA_PROXY=1 in their environment."
+        ),
+    ] = None,
+    grpc_port: PortOption = None,
+    http_port: PortOption = None,
+) -> None:
+    """Serve the configured models; Ctrl-C stops everything."""
+    chosen = _with_ports(_load(config), grpc_port, http_port)
+    with session.terminable():
+        with open_view(OUT) as view:
+            record = session.bring_up(chosen, view, ray_address=address)
+        print_endpoints(OUT, record)
+        if detach:
+            OUT.print("stop it with: jouleserve down", highlight=False)
+            return
+        OUT.print("Ctrl-C stops it", highlight=False)
+        try:
+            session.hold(record)
+        finally:
+            OUT.print("stopping", highlight=False)
+            session.bring_down(record)
+
+
+@app.command()
+def down() -> None:
+    """Stop what `up` started."""
+    record = cluster_record.read()
+    if record is None:
+        OUT.print("nothing runs", highlight=False)
+        return
+    session.bring_down(record)
+    OUT.print(f"stopped {record.grpc_address}", highlight=False)
+
+
+@app.command()
+def status(address: AddressOption = "", *, as_json: JsonOption = False) -> None:
+    """Show every replica with its load, power and energy."""
+    with Client(_address(address), timeout_s=_STATUS_TIMEOUT_S) as client:
+        answer = client.status()
+    if as_json:
+        OUT.print_json(json.dumps(asdict(answer)))
+    else:
+        cli_tables.print_status(OUT, answer)
+
+
+@app.command()
+def models(address: AddressOption = "", *, as_json: JsonOption = False) -> None:
+    """List the served models with their variants and service classes."""
+    with Client(_address(address), timeout_s=_STATUS_TIMEOUT_S) as client:
+        answer = client.models()
+    if as_json:
+        OUT.print_json(json.dumps([asdict(model) for model in answer]))
+    else:
+        cli_tables.print_models(OUT, answer)
+
+
+@app.command()
+def generate(  # noqa: PLR0913 (options of a command)
+    model: Annotated[str, typer.Argument(help="Name of a served model.")],
+    prompt: Annotated[str, typer.Argument(help="What to say; - reads standard input.")],
+    address: AddressOption = "",
+    *,
+    service_class: Annotated[str | None, typer.Option("--class", help="Service class.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Most tokens to generate.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="0 is greedy.")] = None,
+    seed: Annotated[int | None, typer.Option(help="For repeatable sampling.")] = None,
+    min_quality: Annotated[float | None, typer.Option(help="Least quality, 0 to 1.")] = None,
+    variant: Annotated[str | None, typer.Option(help="Serve from this variant only.")] = None,
+    timeout_s: Annotated[float | None, typer.Option("--timeout", help="Seconds.")] = None,
+    plain: Annotated[bool, typer.Option(help="Continue the text; no chat template.")] = False,
+    explain: Annotated[bool, typer.Option(help="Show every candidate's score.")] = False,
+    stream: Annotated[bool, typer.Option(help="Print tokens as they come.")] = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Generate text; the text goes to standard output, what it cost to standard error."""
+    text = sys.stdin.read() if prompt == "-" else prompt
+    options: GenerateOptions = {
+        "chat": None if plain else [{"role": "user", "content": text}],
+        "max_tokens": max_tokens,
+        "temperature": temperature,
+        "seed": seed,
+        "service_class": service_class,
+        "min_quality": min_quality,
+        "variant": variant,
+        "timeout_s": timeout_s,
+        "explain": explain,
+    }
+    with (
+        Client(_address(address)) as client,
+        client.generate(model, text if plain else None, **options) as reply,
+    ):
+        _print_reply(reply, live=stream, as_json=as_json)
+
+
+@app.command()
+def demo(config: ConfigOption = None) -> None:
+    """Bring the models up, ask them a few things, show what each answer cost, and stop."""
+    from serve.demo import run
+
+    if not run(_load(config), OUT):
+        raise typer.Exit(1)
+
+
+@config_app.command("check")
+def config_check(
+    file: Annotated[Path, typer.Argument(help="Configuration file.")],
+    *,
+    show: Annotated[bool, typer.Option(help="Print it with every default spelt out.")] = False,
+) -> None:
+    """Say what is wrong with a configuration, with lines; start nothing."""
+    config = config_file.load(file)
+    if show:
+        sys.stdout.write(config_file.dump(config))
+    else:
+        variants = [variant.name for _, variant in config.variants()]
+        names = ", ".join(variants)
+        OUT.print(f"{file}: {len(config.models)} models, {len(variants)} variants ({names}); good")
+
+
+@config_app.command("schema")
+def config_schema() -> None:
+    """Print the JSON schema of configuration files, for editors."""
+    sys.stdout.write(json.dumps(config_file.schema(), indent=2) + "\n")
+
+
+# ----------------------------------------------------------------------------------------- support
+
+
+def _load(file: Path | None) -> Config:
+    return load_default() if file is None else config_file.load(file)
+
+
+def _with_ports(config: Config, grpc_port: int | None, http_port: int | None) -> Config:
+    gateway = config.gateway
+    changed = {
+        **config.model_dump(),
+        "gateway": {
+            **gateway.model_dump(),
+            "grpc_port": grpc_port or gateway.grpc_port,
+            "http_port": http_port or gateway.http_port,
+        },
+    }
+    try:
+        return Config.model_validate(changed)
+    except ValueError as error:
+        raise typer.BadParameter("--grpc-port and --http-port must differ") from error
+
+
+def _address(given: str) -> str:
+    if given:
+        return given
+    record = cluster_record.read()
+    return record.grpc_address if record else _USUAL_ADDRESS
+
+
+def _print_reply(reply: Stream, *, live: bool, as_json: bool) -> None:
+    if as_json:
+        OUT.print_json(json.dumps(asdict(reply.complete())))
+        return
+    for tokens in reply if live else ():
+        sys.stdout.write(tokens.text)
+        sys.stdout.flush()
+    completion = reply.complete()
+    sys.stdout.write("\n" if live else completion.text + "\n")
+    sys.stdout.flush()
+    cli_tables.print_finish(ERR, completion.finish)
+
+
+if __name__ == "__main__":
+    main()

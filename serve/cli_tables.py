@@ -1,0 +1,122 @@
+"""Answers of a gateway as people read them.
+
+Its own module because the commands and the demo print the same things.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import Console
+
+    from protos.jouleserve.client import ClusterStatus, Decision, Finish, Model, Objective
+
+_MS = 1e3
+
+
+def print_status(console: Console, status: ClusterStatus) -> None:
+    """Print every replica, then the gateway's counters."""
+    table = _table("model", "variant", "replica", "accelerator", "state")
+    for heading in ("running", "waiting", "KV", "tok/s", "step ms", "W", "J", "leases", "age s"):
+        table.add_column(heading, justify="right")
+    for each in status.replicas:
+        table.add_row(
+            each.model,
+            each.variant,
+            each.replica,
+            each.accelerator,
+            each.state,
+            str(each.running_requests),
+            str(each.waiting_requests),
+            f"{each.kv_cache_usage:.0%}",
+            f"{each.decode_tokens_per_s:.1f}",
+            f"{each.step_time_s * _MS:.1f}",
+            f"{each.power_w:.1f}",
+            f"{each.energy_j:.1f}",
+            str(each.leases),
+            f"{each.age_s:.1f}",
+        )
+    console.print(table)
+    counters = status.counters
+    console.print(
+        f"gateway {status.gateway}, policy {status.policy}: {counters.accepted} accepted ="
+        f" {counters.completed} completed + {counters.cancelled} cancelled + {counters.failed}"
+        f" failed + {counters.in_flight} in flight; {counters.rejected} rejected,"
+        f" {counters.leases} leases",
+        highlight=False,
+    )
+
+
+def print_models(console: Console, models: Sequence[Model]) -> None:
+    """Print every variant of every model, then the service classes."""
+    table = _table("model", "context", "variant", "dtype", "quantization", "accelerator")
+    for heading in ("quality", "awake"):
+        table.add_column(heading, justify="right")
+    for model in models:
+        for each in model.variants:
+            table.add_row(
+                model.name,
+                str(model.max_context_tokens),
+                each.name,
+                each.dtype,
+                each.quantization or "–",
+                each.accelerator,
+                f"{each.quality:.3f}",
+                str(each.awake_replicas),
+            )
+    console.print(table)
+    classes = {
+        each.name: _objective(each.objective) for model in models for each in model.service_classes
+    }
+    for name, objective in classes.items():
+        console.print(f"{name}: {objective}", highlight=False)
+
+
+def print_finish(console: Console, finish: Finish) -> None:
+    """Print who answered, why, and what it cost."""
+    console.print(describe(finish), style="dim", highlight=False, markup=False)
+    if finish.decision is not None:
+        print_decision(console, finish.decision)
+
+
+def describe(finish: Finish) -> str:
+    """Say who answered, why, and what it cost."""
+    usage, latency, energy = finish.usage, finish.usage.latency, finish.usage.energy
+    tpot = f"TPOT {latency.tpot_s * _MS:.1f} ms" if latency.tpot_s else "TPOT –"
+    return (
+        f"{finish.variant} on {finish.replica}: {finish.reason}\n"
+        f"TTFT {latency.ttft_s * _MS:.0f} ms, {tpot},"
+        f" {usage.prompt_tokens} + {usage.completion_tokens} tokens"
+        f" ({usage.cached_tokens} cached), {energy.energy_j:.2f} J"
+        f" ({energy.boundary}, method: {energy.method}), {finish.finish_reason}"
+    )
+
+
+def print_decision(console: Console, decision: Decision) -> None:
+    """Print every candidate with its score and what it is made of."""
+    table = _table("variant", "replica")
+    table.add_column("score", justify="right")
+    table.add_column("made of")
+    for each in decision.candidates:
+        terms = ", ".join(f"{name} {value:.3g}" for name, value in each.terms.items())
+        score = "–" if each.excluded else f"{each.score:.4g}"
+        table.add_row(each.variant, each.replica, score, each.excluded or terms)
+    console.print(table)
+
+
+def _objective(objective: Objective) -> str:
+    parts = (
+        ("TTFT ≤ {:g} s", objective.ttft_s),
+        ("TPOT ≤ {:g} s", objective.tpot_s),
+        ("quality ≥ {:g}", objective.min_quality),
+    )
+    return ", ".join(text.format(value) for text, value in parts if value is not None)
+
+
+def _table(*headings: str) -> Table:
+    return Table(*headings, box=None, pad_edge=False)

@@ -1,0 +1,378 @@
+"""What an operator decides, as one tree of frozen values; parsed once, handed on by value.
+
+Its own module because every other room reads this tree and none should know that it
+came from a YAML file, a Helm value or a test.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, Self
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
+
+from cluster.accelerators import CATALOGUE
+from scheduler.policies import POLICIES
+from serve.checkpoints import CheckpointSource, InvalidSourceError, Quantization
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+CPU = "cpu"
+"""The accelerator of a replica that uses no GPU."""
+
+# A variant's name is also the name of its Ray Serve deployment; "Gateway" stays free.
+VariantNameText = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+ModelNameText = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][\w./:-]{0,126}$")]
+Port = Annotated[int, Field(ge=1, le=65535)]
+PositiveSeconds = Annotated[float, Field(gt=0)]
+
+
+class Fault(NamedTuple):
+    """Two settings that cannot both hold.
+
+    Attributes:
+        key: the one to change, relative to the section that was checked.
+        message: what is wrong and what to change.
+
+    """
+
+    key: str
+    message: str
+
+
+class FaultsError(ValueError):
+    """A section whose settings contradict each other; carries every fault."""
+
+    def __init__(self, faults: Iterable[Fault]) -> None:
+        self.faults = tuple(faults)
+        super().__init__("; ".join(f"{fault.key}: {fault.message}" for fault in self.faults))
+
+
+class Section(BaseModel):
+    """A part of the tree: frozen, no unknown keys, every contradiction reported at once."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+    def find_faults(self) -> Iterator[Fault]:
+        """Yield what is wrong although every single value is possible."""
+        return iter(())
+
+    @model_validator(mode="after")
+    def _refuse_faults(self) -> Self:
+        if faults := tuple(self.find_faults()):
+            raise FaultsError(faults)
+        return self
+
+
+class CheckpointConfig(Section):
+    """Where a variant's weights come from: exactly one of `path`, `package` and `hub`."""
+
+    path: str | None = None
+    """Directory with config.json, tokenizer, *.safetensors; relative to the configuration file."""
+    package: str | None = None
+    """Installed Python distribution that carries the weights as one GGUF file."""
+    hub: str | None = None
+    """Repository on the Hugging Face hub, as organisation/name."""
+    revision: str | None = None
+    """Branch, tag or commit of `hub`; by default the repository's own default branch."""
+    quantize: Quantization | None = None
+    """Precision to derive from the checkpoint before it is served; by default none."""
+
+    @property
+    def source(self) -> CheckpointSource:
+        """The same as the value that `serve.checkpoints` works on."""
+        from pathlib import Path
+
+        return CheckpointSource(
+            path=Path(self.path) if self.path else None,
+            package=self.package,
+            hub=self.hub,
+            revision=self.revision,
+            quantize=self.quantize,
+        )
+
+    def find_faults(self) -> Iterator[Fault]:
+        """Yield a source that names none or several places."""
+        try:
+            _ = self.source
+        except InvalidSourceError as error:
+            yield Fault("", str(error))
+
+
+class StepProfile(Section):
+    """Measured time and energy of an engine step: t0 + t1·batch seconds, e0 + e1·batch joules."""
+
+    t0_s: Annotated[float, Field(gt=0)]
+    """Seconds of a decode step, whatever its batch."""
+    t1_s: Annotated[float, Field(ge=0)]
+    """Seconds that each sequence adds to a decode step."""
+    e0_j: Annotated[float, Field(ge=0)]
+    """Joules of a decode step, whatever its batch, over all accelerators of the replica."""
+    e1_j: Annotated[float, Field(ge=0)]
+    """Joules that each sequence adds to a decode step."""
+    prefill_s_per_token: Annotated[float, Field(gt=0)]
+    """Seconds to compute one prompt token."""
+    prefill_j_per_token: Annotated[float, Field(ge=0)]
+    """Joules to compute one prompt token."""
+    measured_on: str
+    """Machine, engine version and date of the measurement, for people."""
+
+
+class EchoConfig(Section):
+    """How fast the echo engine pretends to be."""
+
+    decode_step_s: Annotated[float, Field(ge=0)] = 0.01
+    """Seconds of a decode step; by default that of an 8B model on one data-centre GPU."""
+    prefill_tokens_per_s: Annotated[float, Field(gt=0)] = 20_000.0
+    """Prompt tokens computed per second; by default that of the same model and GPU."""
+
+
+class VariantConfig(Section):
+    """One way to serve a model: checkpoint, precision, accelerator, parallelism."""
+
+    name: VariantNameText
+    """Unique in the whole configuration; seen by clients in every reply."""
+    engine: Literal["vllm", "echo"] = "vllm"
+    """What produces the tokens; `echo` repeats the prompt and is for tests."""
+    checkpoint: CheckpointConfig | None = None
+    """The weights; the echo engine has none."""
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    """Precision of unquantized weights and of activations; by default the checkpoint's own."""
+    quantization: str | None = None
+    """vLLM's name of the quantization method; by default read from the checkpoint."""
+    kv_cache_dtype: Literal["auto", "bfloat16", "fp8", "fp8_e4m3", "fp8_e5m2"] = "auto"
+    """Precision of the KV cache; by default that of the activations."""
+    tensor_parallel_size: Annotated[int, Field(ge=1)] = 1
+    """Accelerators of one node that share every layer; a model that fits one wants no more."""
+    pipeline_parallel_size: Annotated[int, Field(ge=1)] = 1
+    """Groups of layers, each on accelerators of its own; for models larger than a node."""
+    accelerator: str
+    """Name in the accelerator catalogue; no default, for a guess would cost money or speed."""
+    max_context_tokens: Annotated[int, Field(ge=16)] = 4096
+    """Prompt and completion together; a chat of many turns fits, and the KV cache of a batch."""
+    max_batch: Annotated[int, Field(ge=1, le=4096)] = 128
+    """Sequences decoded together; beyond it an 8B model on an H100 saves little per token."""
+    kv_cache_gib: Annotated[float, Field(gt=0)] | None = None
+    """GiB of KV cache for each rank; by default a GPU's free memory, on a CPU it must be given."""
+    engine_options: dict[str, JsonValue] = {}
+    """Further engine arguments of vLLM, by their names in AsyncEngineArgs."""
+    min_replicas: Annotated[int, Field(ge=1)] = 1
+    """Replicas that are always awake."""
+    max_replicas: Annotated[int, Field(ge=1)] | None = None
+    """Most replicas that may be awake; by default `min_replicas`, a fixed number."""
+    quality: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """1 is the unmodified model; for others e.g. the ratio of perplexities, original to variant."""
+    profile: StepProfile | None = None
+    """Measured step time and energy; by default estimated from checkpoint and accelerator."""
+    cpus_per_replica: Annotated[float, Field(gt=0)] = 1.0
+    """CPU cores asked of Ray for each rank; one feeds a GPU."""
+    drain_timeout_s: PositiveSeconds = 120.0
+    """Longest that a replica on its way down goes on with its streams; few last longer."""
+    echo: EchoConfig = EchoConfig()
+    """Read by the echo engine only."""
+
+    @property
+    def ranks(self) -> int:
+        """Accelerators of one replica."""
+        return self.tensor_parallel_size * self.pipeline_parallel_size
+
+    def find_faults(self) -> Iterator[Fault]:
+        """Yield what this variant's settings contradict in each other."""
+        if self.accelerator not in CATALOGUE:
+            known = ", ".join(sorted(CATALOGUE))
+            yield Fault("accelerator", f"no accelerator {self.accelerator!r}; known: {known}")
+        if self.max_replicas is not None and self.min_replicas > self.max_replicas:
+            yield Fault(
+                "min_replicas", f"{self.min_replicas} is more than max_replicas {self.max_replicas}"
+            )
+        yield from self._engine_faults()
+        if self.accelerator == CPU:
+            yield from self._cpu_faults()
+
+    def _engine_faults(self) -> Iterator[Fault]:
+        if self.engine == "vllm" and self.checkpoint is None:
+            yield Fault("checkpoint", "the engine vllm needs one; give path, package or hub")
+        if self.engine == "echo":
+            for key in ("checkpoint", "quantization", "engine_options"):
+                if getattr(self, key):
+                    yield Fault(key, "the echo engine does not read it; remove it")
+        elif self.echo != EchoConfig():
+            yield Fault("echo", "the engine vllm does not read it; remove it, or set engine: echo")
+
+    def _cpu_faults(self) -> Iterator[Fault]:
+        for key in ("tensor_parallel_size", "pipeline_parallel_size"):
+            if (size := getattr(self, key)) > 1:
+                yield Fault(key, f"{size} ranks need as many GPUs; accelerator is 'cpu'")
+        if self.engine == "vllm" and self.kv_cache_gib is None:
+            yield Fault("kv_cache_gib", "must be given where accelerator is 'cpu', e.g. 1")
+
+
+class ModelConfig(Section):
+    """A name that clients use, and the variants that stand behind it."""
+
+    name: ModelNameText
+    """What clients write as `model`."""
+    variants: Annotated[tuple[VariantConfig, ...], Field(min_length=1)]
+    """The scheduler chooses among them for every request."""
+    default_service_class: str = "standard"
+    """For requests that name none."""
+    tool_call_parser: str | None = None
+    """vLLM's name of the parser that finds tool calls in the text; by default none."""
+    reasoning_parser: str | None = None
+    """vLLM's name of the parser that separates reasoning from the answer; by default none."""
+    chat_template: str | None = None
+    """Jinja template, or path of one; by default the checkpoint's own."""
+
+
+class ServiceClassConfig(Section):
+    """Objectives that requests of this class share unless they bring their own."""
+
+    ttft_s: PositiveSeconds
+    """Longest acceptable time to the first token."""
+    tpot_s: PositiveSeconds
+    """Longest acceptable mean time per output token after the first."""
+    min_quality: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Least acceptable quality of the variant; by default any that the operator configured."""
+
+
+def _default_service_classes() -> dict[str, ServiceClassConfig]:
+    return {
+        "interactive": ServiceClassConfig(ttft_s=0.5, tpot_s=0.05),
+        "standard": ServiceClassConfig(ttft_s=2.0, tpot_s=0.1),
+        "batch": ServiceClassConfig(ttft_s=60.0, tpot_s=1.0),
+    }
+
+
+class SchedulerConfig(Section):
+    """How gateways choose replicas."""
+
+    policy: str = "energy"
+    """Name of a routing policy; `energy` is what this project is for."""
+    report_period_s: PositiveSeconds = 0.5
+    """How often a replica reports when no answer carries a report; about ten steps."""
+    stale_after_s: PositiveSeconds = 5.0
+    """Age of its newest report that makes a replica a last resort; ten periods outlast jitter."""
+    lease_ttl_s: PositiveSeconds = 900.0
+    """Age at which a booking counts as forgotten; longer than any request may take."""
+    max_waiting_per_replica: Annotated[int, Field(ge=0)] = 64
+    """Requests beyond a replica's batch before it is full; a minute's work for a small model."""
+    expected_completion_tokens: Annotated[float, Field(gt=0)] = 128.0
+    """Assumed length of a completion before any was seen; near the mean of public chat traces."""
+
+    def find_faults(self) -> Iterator[Fault]:
+        """Yield an unknown policy, and periods that contradict each other."""
+        if self.policy not in POLICIES:
+            known = ", ".join(sorted(POLICIES))
+            yield Fault("policy", f"no policy {self.policy!r}; known: {known}")
+        if self.stale_after_s < 2 * self.report_period_s:
+            yield Fault(
+                "stale_after_s",
+                f"{self.stale_after_s} would call every replica stale; at least twice"
+                f" report_period_s, {2 * self.report_period_s}",
+            )
+
+
+class EnergyConfig(Section):
+    """How joules are known."""
+
+    meter: Literal["model"] = "model"
+    """`model` predicts them from each variant's profile; it works on every machine."""
+
+
+class GatewayConfig(Section):
+    """Where and how clients are received."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on; by default this machine only, for nobody is authenticated."""
+    grpc_port: Port = 9000
+    """gRPC; Ray Serve's own default."""
+    http_port: Port = 8000
+    """OpenAI API; Ray Serve's own default."""
+    replicas: Annotated[int, Field(ge=1)] = 1
+    """Gateways behind the ingress; one carries some thousands of tokens per second."""
+    max_request_bytes: Annotated[int, Field(ge=1024)] = 1 << 20
+    """Largest request; 1 MiB is a prompt of about 250,000 tokens."""
+    max_concurrent_requests: Annotated[int, Field(ge=1)] = 1024
+    """In flight in one gateway; more are refused at once instead of waiting unseen."""
+    request_timeout_s: PositiveSeconds = 600.0
+    """Longest that a request may take when its client sets no deadline."""
+    drain_timeout_s: PositiveSeconds = 120.0
+    """Longest that a gateway on its way down goes on with its streams."""
+
+    def find_faults(self) -> Iterator[Fault]:
+        """Yield two listeners on one port."""
+        if self.grpc_port == self.http_port:
+            yield Fault("http_port", f"{self.http_port} is also grpc_port; give them two ports")
+
+
+class Config(Section):
+    """Everything that an operator decides."""
+
+    models: Annotated[tuple[ModelConfig, ...], Field(min_length=1)]
+    """What is served."""
+    service_classes: dict[str, ServiceClassConfig] = Field(default_factory=_default_service_classes)
+    """By name; the defaults suit models of about 10B parameters on data-centre GPUs."""
+    scheduler: SchedulerConfig = SchedulerConfig()
+    """How gateways choose replicas."""
+    energy: EnergyConfig = EnergyConfig()
+    """How joules are known."""
+    gateway: GatewayConfig = GatewayConfig()
+    """Where and how clients are received."""
+
+    def variants(self) -> Iterator[tuple[ModelConfig, VariantConfig]]:
+        """Every variant with the model it belongs to, in the order of the configuration."""
+        return ((model, variant) for model in self.models for variant in model.variants)
+
+    def variant(self, name: str) -> tuple[ModelConfig, VariantConfig]:
+        """Find a variant and its model.
+
+        Raises:
+            KeyError: there is none of that name.
+
+        """
+        for model, variant in self.variants():
+            if variant.name == name:
+                return model, variant
+        raise KeyError(name)
+
+    def find_faults(self) -> Iterator[Fault]:
+        """Yield what sections contradict in each other."""
+        yield from self._name_faults()
+        yield from self._service_class_faults()
+        if self.scheduler.lease_ttl_s < self.gateway.request_timeout_s:
+            yield Fault(
+                "scheduler.lease_ttl_s",
+                f"{self.scheduler.lease_ttl_s} would forget running requests; at least"
+                f" gateway.request_timeout_s, {self.gateway.request_timeout_s}",
+            )
+
+    def _name_faults(self) -> Iterator[Fault]:
+        models = Counter(model.name for model in self.models)
+        variants = Counter(variant.name for _, variant in self.variants())
+        for i, model in enumerate(self.models):
+            if models[model.name] > 1:
+                yield Fault(f"models.{i}.name", f"{model.name!r} is used by two models")
+            for j, variant in enumerate(model.variants):
+                if variants[variant.name] > 1:
+                    yield Fault(
+                        f"models.{i}.variants.{j}.name",
+                        f"{variant.name!r} is used by two variants, of whatever model; rename one",
+                    )
+
+    def _service_class_faults(self) -> Iterator[Fault]:
+        for i, model in enumerate(self.models):
+            key = f"models.{i}.default_service_class"
+            chosen = self.service_classes.get(model.default_service_class)
+            if chosen is None:
+                known = ", ".join(sorted(self.service_classes)) or "none"
+                name = model.default_service_class
+                yield Fault(key, f"no service class {name!r}; known: {known}")
+            elif all(variant.quality < chosen.min_quality for variant in model.variants):
+                yield Fault(
+                    key,
+                    f"no variant has the quality {chosen.min_quality} that"
+                    f" {model.default_service_class!r} asks for",
+                )

@@ -1,0 +1,151 @@
+"""What Ray Serve is told: the declarative configuration, and the options of each deployment.
+
+Its own module because `jouleserve up` and the Helm chart must ask for the same things;
+everything here is a value made from a value, and nothing of Ray is imported.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from cluster.accelerators import CATALOGUE
+from serve.config import CPU
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from serve.config import Config, VariantConfig
+
+APPLICATION = "jouleserve"
+GATEWAY = "Gateway"
+IMPORT_PATH = "serve.application:build"
+REQUEST_ROUTER = "serve.request_router:LeaseRouter"
+SERVICERS = (
+    "protos.jouleserve.v1.inference_pb2_grpc.add_InferenceServicer_to_server",
+    "protos.jouleserve.v1.cluster_pb2_grpc.add_ClusterServicer_to_server",
+    "grpc_health.v1.health_pb2_grpc.add_HealthServicer_to_server",
+)
+
+RAY_ENVIRONMENT: Mapping[str, str] = {
+    # Its Python proxy costs half a millisecond a token and does not pass cancellation on.
+    "RAY_SERVE_ENABLE_HA_PROXY": "1",
+    # Handles over gRPC, one event loop, no per-request thread.
+    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+    # The line above would else keep a thousand log lines back.
+    "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1",
+    # Streams on one client connection; beyond them requests wait where nobody sees them.
+    "RAY_SERVE_HAPROXY_H2_FE_MAX_CONCURRENT_STREAMS": "1024",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+"""Must be set in every Ray process before it starts, on every node."""
+
+# Calls that a replica answers at once: one stream of frames for each gateway, and control calls.
+_REPLICA_CALLS = 10_000
+# Ray Serve builds a failing replica again; the second failure tells a fault from an accident.
+_CONSTRUCTOR_RETRIES = 2
+_HEALTH_CHECK_PERIOD_S = 5.0
+# A prefill of a long prompt may hold the event loop of a CPU engine for this long.
+_HEALTH_CHECK_TIMEOUT_S = 30.0
+# Ray only wants to see that the node is of this type; any positive share says so.
+_ACCELERATOR_TYPE_SHARE = 0.001
+
+
+def serve_config(config: Config) -> dict[str, Any]:
+    """Give Ray Serve's declarative configuration (ServeDeploySchema), ready for JSON or YAML."""
+    gateway = config.gateway
+    return {
+        "proxy_location": "EveryNode",
+        "http_options": {"host": gateway.host, "port": gateway.http_port},
+        "grpc_options": {
+            "port": gateway.grpc_port,
+            "grpc_servicer_functions": list(SERVICERS),
+        },
+        "applications": [
+            {
+                "name": APPLICATION,
+                "route_prefix": "/",
+                "import_path": IMPORT_PATH,
+                "args": config.model_dump(mode="json"),
+            }
+        ],
+    }
+
+
+def gateway_options(config: Config) -> dict[str, Any]:
+    """Give the options of the gateway's deployment."""
+    gateway = config.gateway
+    return {
+        "name": GATEWAY,
+        "num_replicas": gateway.replicas,
+        # The gateway itself refuses what is too much, with a status that says so.
+        "max_ongoing_requests": 2 * gateway.max_concurrent_requests,
+        "graceful_shutdown_timeout_s": gateway.drain_timeout_s,
+        "health_check_period_s": _HEALTH_CHECK_PERIOD_S,
+        "health_check_timeout_s": _HEALTH_CHECK_TIMEOUT_S,
+        "max_constructor_retry_count": _CONSTRUCTOR_RETRIES,
+        # It waits more than it works, and must fit beside the engines on a small machine.
+        "ray_actor_options": {"num_cpus": 0},
+    }
+
+
+def variant_options(variant: VariantConfig, environment: Mapping[str, str]) -> dict[str, Any]:
+    """Give the options of a variant's deployment, request router excepted.
+
+    Args:
+        variant: what to deploy; its name becomes the deployment's.
+        environment: variables that its processes need.
+
+    """
+    return {
+        "name": variant.name,
+        "num_replicas": variant.min_replicas,
+        "max_ongoing_requests": _REPLICA_CALLS,
+        "graceful_shutdown_timeout_s": variant.drain_timeout_s,
+        "health_check_period_s": _HEALTH_CHECK_PERIOD_S,
+        "health_check_timeout_s": _HEALTH_CHECK_TIMEOUT_S,
+        "max_constructor_retry_count": _CONSTRUCTOR_RETRIES,
+        **_resources(variant, {"env_vars": dict(environment)}),
+    }
+
+
+def required_cpus(config: Config) -> float:
+    """Count the CPU cores that Ray will be asked for when everything starts."""
+    variants = (variant for _, variant in config.variants())
+    return sum(each.min_replicas * each.ranks * each.cpus_per_replica for each in variants)
+
+
+def required_gpus(config: Config) -> int:
+    """Count the GPUs that Ray will be asked for when everything starts."""
+    variants = (variant for _, variant in config.variants() if variant.accelerator != CPU)
+    return sum(each.min_replicas * each.ranks for each in variants)
+
+
+def _resources(variant: VariantConfig, runtime_env: dict[str, Any]) -> dict[str, Any]:
+    if variant.accelerator == CPU:
+        cpus = variant.cpus_per_replica
+        return {"ray_actor_options": {"num_cpus": cpus, "runtime_env": runtime_env}}
+    if variant.ranks == 1:
+        return {"ray_actor_options": {**_one_gpu(variant), "runtime_env": runtime_env}}
+    return {
+        # The replica's own process uses no GPU; vLLM starts one worker in each bundle.
+        "ray_actor_options": {"num_cpus": variant.cpus_per_replica, "runtime_env": runtime_env},
+        "placement_group_bundles": [_bundle(variant) for _ in range(variant.ranks)],
+        # Tensor parallelism talks at every layer and wants one node; a pipeline may span several.
+        "placement_group_strategy": "STRICT_PACK"
+        if variant.pipeline_parallel_size == 1
+        else "PACK",
+    }
+
+
+def _one_gpu(variant: VariantConfig) -> dict[str, Any]:
+    options: dict[str, Any] = {"num_cpus": variant.cpus_per_replica, "num_gpus": 1}
+    if ray_type := CATALOGUE[variant.accelerator].ray_type:
+        options["accelerator_type"] = ray_type
+    return options
+
+
+def _bundle(variant: VariantConfig) -> dict[str, float]:
+    bundle = {"CPU": variant.cpus_per_replica, "GPU": 1.0}
+    if ray_type := CATALOGUE[variant.accelerator].ray_type:
+        bundle[f"accelerator_type:{ray_type}"] = _ACCELERATOR_TYPE_SHARE
+    return bundle

@@ -1,0 +1,297 @@
+"""Serve one call: admit, route, lease, stream, release.
+
+Its own module because it is the request path itself; every call of every protocol
+takes it, and the lease it books is released here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import math
+from typing import TYPE_CHECKING, assert_never
+
+from scheduler.admission import ModelFacts, Occupancy, Rejected, RequestFacts, admit
+from scheduler.leases import Lease
+from scheduler.lengths import CompletionLengths
+from scheduler.requests import ModelName, Objective, Request, RequestId, VariantName
+from scheduler.routing import Limits, NoReplica, route
+from serve.calls import Journey, Outcome
+from serve.engine import EngineRequest
+from serve.errors import (
+    BadRequestError,
+    DeadlineError,
+    EngineFailedError,
+    JouleserveError,
+    NoReplicaError,
+    OverloadedError,
+    PromptTooLongError,
+    ReplicaLostError,
+    UnattainableError,
+    known_model,
+)
+from serve.tally import Tally
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Mapping
+    from random import Random
+
+    from scheduler.fleet import Variant
+    from scheduler.routing import Policy
+    from serve.calls import Call, Wishes
+    from serve.config import Config, ModelConfig
+    from serve.engine import EngineDelta, EngineFinish
+    from serve.engines import Attempt, Engines
+
+# A replica that dies before the first token costs nothing but time: try another.
+MAX_ATTEMPTS = 3
+# A lease outlives the deadline by this, so that only a forgotten one expires.
+LEASE_MARGIN_S = 30.0
+
+
+class Dispatcher:
+    """Serves calls on the engines that one gateway knows."""
+
+    def __init__(  # noqa: PLR0913, PLR0917 (the parts of a gateway meet here)
+        self,
+        config: Config,
+        variants: Mapping[VariantName, Variant],
+        engines: Engines,
+        policy: Policy,
+        rng: Random,
+        clock: Callable[[], float],
+        observe: Callable[[Journey], None],
+    ) -> None:
+        """Serve with these parts.
+
+        Args:
+            config: of the whole cluster.
+            variants: as the scheduler sees them.
+            engines: the gateway's books about replicas.
+            policy: scores candidates.
+            rng: breaks ties.
+            clock: monotonic seconds.
+            observe: told of every call that has ended.
+
+        """
+        self.tally = Tally()
+        self._config = config
+        self._engines = engines
+        self._policy = policy
+        self._rng = rng
+        self._clock = clock
+        self._observe = observe
+        self._models = {model.name: model for model in config.models}
+        self._facts = {
+            name: ModelFacts(
+                ModelName(name), tuple(each for each in variants.values() if each.model == name)
+            )
+            for name in self._models
+        }
+        self._lengths = CompletionLengths(config.scheduler.expected_completion_tokens)
+        self._limits = Limits(
+            max_waiting=config.scheduler.max_waiting_per_replica,
+            stale_after_s=config.scheduler.stale_after_s,
+        )
+        self._numbers = itertools.count(1)
+
+    async def serve(self, call: Call) -> AsyncGenerator[EngineDelta | Outcome, None]:
+        """Stream the deltas of a call; its outcome is the last item.
+
+        Raises:
+            JouleserveError: it was refused, or it failed after what was yielded.
+
+        """
+        journey = Journey(call)
+        try:
+            with self.tally.refusing():
+                request = self._admit(journey)
+                self._route(journey, request)
+            with self.tally.counting():
+                stream = self._stream(journey, request)
+                async with contextlib.aclosing(stream):
+                    async for delta in stream:
+                        yield delta
+            if journey.outcome is not None:
+                yield journey.outcome
+        except BaseException as error:
+            journey.error = error
+            raise
+        finally:
+            self._observe(journey)
+
+    # ── admit ───────────────────────────────────────────────────────────────
+
+    def _admit(self, journey: Journey) -> Request:
+        """Refuse what nobody could serve; settle objectives and length of the rest."""
+        call = journey.call
+        model = known_model(call.model, self._models)
+        journey.service_class, objective = self._objective(model, call.wishes)
+        variant = VariantName(call.wishes.variant) if call.wishes.variant else None
+        verdict = admit(
+            RequestFacts(
+                prompt_tokens=len(call.prompt_token_ids),
+                max_tokens=call.max_tokens,
+                min_quality=objective.min_quality,
+                variant=variant,
+            ),
+            self._facts[call.model],
+            Occupancy(self.tally.in_flight, self._config.gateway.max_concurrent_requests),
+        )
+        if isinstance(verdict, Rejected):
+            raise _rejection(verdict)
+        journey.admitted_s = self._clock()
+        name = ModelName(call.model)
+        return Request(
+            request_id=RequestId(call.request_id),
+            model=name,
+            prompt_tokens=len(call.prompt_token_ids),
+            max_tokens=verdict.max_tokens,
+            expected_completion_tokens=self._lengths.expected(
+                name, journey.service_class, verdict.max_tokens
+            ),
+            objective=objective,
+            arrived_at_s=call.arrived_at_s,
+            variant=variant,
+        )
+
+    def _objective(self, model: ModelConfig, wishes: Wishes) -> tuple[str, Objective]:
+        """The service class by name, and its objectives as far as the wishes leave them."""
+        name = wishes.service_class or model.default_service_class
+        given = self._config.service_classes.get(name)
+        if given is None:
+            names = ", ".join(sorted(self._config.service_classes))
+            raise BadRequestError(f"service class {name!r} is not configured; known: {names}")
+        return name, Objective(
+            ttft_s=given.ttft_s if wishes.ttft_s is None else wishes.ttft_s,
+            tpot_s=given.tpot_s if wishes.tpot_s is None else wishes.tpot_s,
+            min_quality=given.min_quality if wishes.min_quality is None else wishes.min_quality,
+        )
+
+    # ── route ───────────────────────────────────────────────────────────────
+
+    def _route(self, journey: Journey, request: Request) -> None:
+        """Choose a replica on the fleet as it is now."""
+        verdict = route(
+            request,
+            self._engines.fleet(),
+            self._policy,
+            self._rng,
+            limits=self._limits,
+            explain=journey.call.wishes.explain,
+        )
+        if isinstance(verdict, NoReplica):
+            raise _refusal(verdict)
+        journey.decision = verdict
+        journey.routed_s = self._clock()
+
+    # ── stream ──────────────────────────────────────────────────────────────
+
+    async def _stream(
+        self, journey: Journey, request: Request
+    ) -> AsyncGenerator[EngineDelta, None]:
+        """Relay the engine's deltas; try another replica while none has come."""
+        for attempts_left in reversed(range(MAX_ATTEMPTS)):
+            attempt = self._begin(journey, request)
+            alarm = self._alarm(attempt, journey.call)
+            try:
+                while True:
+                    delta = await attempt.stream.take()
+                    journey.saw(len(delta.token_ids), self._clock())
+                    if delta.finish is not None:
+                        self._complete(journey, attempt, delta.finish)
+                    yield delta
+                    if delta.finish is not None:
+                        return
+            except ReplicaLostError:
+                if journey.tokens or not attempts_left:
+                    raise
+            finally:
+                alarm.cancel()
+                self._engines.end(attempt)
+            self._route(journey, request)
+
+    def _begin(self, journey: Journey, request: Request) -> Attempt:
+        """Book a lease on the chosen replica and submit the request there."""
+        decision, call = journey.chosen(), journey.call
+        number = next(self._numbers)
+        lease = Lease(
+            lease_id=number,
+            request_id=request.request_id,
+            replica=decision.replica,
+            prompt_tokens=request.prompt_tokens,
+            completion_tokens=math.ceil(request.expected_completion_tokens),
+            expires_at_s=self._deadline_s(call) + LEASE_MARGIN_S,
+        )
+        engine_request = EngineRequest(
+            request_id=f"{call.request_id}-{number}",
+            prompt_token_ids=call.prompt_token_ids,
+            max_tokens=request.max_tokens,
+            sampling=call.sampling(request.max_tokens),
+            trace_headers=call.trace_headers,
+        )
+        return self._engines.begin(lease, decision.variant, engine_request, list(decision.ranking))
+
+    def _deadline_s(self, call: Call) -> float:
+        return call.arrived_at_s + self._config.gateway.request_timeout_s
+
+    def _alarm(self, attempt: Attempt, call: Call) -> asyncio.TimerHandle:
+        """End the attempt at the deadline: one timer a call, nothing a token."""
+        limit_s = self._config.gateway.request_timeout_s
+        message = f"request {call.request_id} took longer than {limit_s:g} s"
+        return asyncio.get_running_loop().call_later(
+            max(0.0, self._deadline_s(call) - self._clock()),
+            attempt.stream.fail,
+            DeadlineError(message),
+        )
+
+    def _complete(self, journey: Journey, attempt: Attempt, finish: EngineFinish) -> None:
+        """Close the books of a stream that has ended well.
+
+        Raises:
+            EngineFailedError: tokens were lost or repeated on the way.
+
+        """
+        if journey.tokens != finish.completion_tokens or attempt.stream.energy is None:
+            raise EngineFailedError(
+                f"the engine generated {finish.completion_tokens} tokens, {journey.tokens} arrived"
+            )
+        decision = journey.chosen()
+        model = ModelName(journey.call.model)
+        self._lengths.observe(model, journey.service_class, finish.completion_tokens)
+        journey.outcome = Outcome(
+            request_id=journey.call.request_id,
+            variant=decision.variant,
+            replica=attempt.replica,
+            decision=decision,
+            finish=finish,
+            energy=attempt.stream.energy,
+            latency=journey.latency(),
+        )
+
+
+def _rejection(verdict: Rejected) -> JouleserveError:
+    match verdict.kind:
+        case "bad_request":
+            return BadRequestError(verdict.message)
+        case "prompt_too_long":
+            return PromptTooLongError(verdict.message)
+        case "unattainable":
+            return UnattainableError(verdict.message)
+        case "overloaded":
+            return OverloadedError(verdict.message)
+        case _:
+            assert_never(verdict.kind)
+
+
+def _refusal(verdict: NoReplica) -> JouleserveError:
+    match verdict.kind:
+        case "unattainable":
+            return UnattainableError(verdict.reason)
+        case "none_awake":
+            return NoReplicaError(verdict.reason)
+        case "full":
+            return OverloadedError(f"{verdict.reason}: try again later")
+        case _:
+            assert_never(verdict.kind)

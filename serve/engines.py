@@ -1,0 +1,246 @@
+"""Every engine replica, as one gateway knows it: links, reports, leases, open streams.
+
+Its own module because these four change together: what a replica reports decides what
+a lease still adds to it, and the loss of a link ends the streams behind it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
+
+from scheduler.board import FleetBoard
+from scheduler.leases import Lease, LeaseBook
+from scheduler.requests import ReplicaId, VariantName
+from serve.errors import DeadlineError, ReplicaLostError
+from serve.link import Link, LinkState
+from serve.stream import Stream
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping
+
+    from scheduler.fleet import Fleet, ReplicaReport, Variant
+    from serve.engine import EngineRequest
+    from serve.frames import Frame
+    from serve.membership import Membership
+
+logger = logging.getLogger("jouleserve.serve")
+
+
+class Submission(Protocol):
+    """A request on its way through a replica."""
+
+    def __await__(self) -> Generator[object, None, object]:
+        """Wait until the replica is done with it."""
+
+    def cancel(self) -> None:
+        """Tell the replica to abort it."""
+
+
+class EngineHandle(Protocol):
+    """One variant's deployment, as a gateway calls it."""
+
+    def frames(self, gateway: str, replica: ReplicaId) -> AsyncIterator[Frame]:
+        """Open the stream of frames of one replica."""
+
+    def generate(
+        self, request: EngineRequest, lease: Lease, gateway: str, fallback: list[ReplicaId]
+    ) -> Submission:
+        """Submit a request to the lease's replica, else to the first fallback that can."""
+
+    async def wake(self) -> None:
+        """Return once the deployment is known to have a replica."""
+
+
+@dataclass(slots=True)
+class Attempt:
+    """A lease with everything that hangs on it.
+
+    Attributes:
+        lease: what was booked.
+        stream: where the tokens arrive.
+        replica: who serves it; another than the lease's after a fallback.
+        submission: the call that the replica is working on.
+
+    """
+
+    lease: Lease
+    stream: Stream
+    replica: ReplicaId
+    submission: Submission | None = None
+
+
+class Engines:
+    """Keeps the books about replicas; implements `link.LinkListener`."""
+
+    def __init__(
+        self,
+        gateway: str,
+        variants: Mapping[VariantName, Variant],
+        handles: Mapping[VariantName, EngineHandle],
+        clock: Callable[[], float],
+    ) -> None:
+        """Know the variants, and no replica yet.
+
+        Args:
+            gateway: this gateway's own name.
+            variants: that are configured.
+            handles: the deployment of each variant.
+            clock: monotonic seconds.
+
+        """
+        self.gateway = gateway
+        self.leases = LeaseBook()
+        self.links: dict[ReplicaId, Link] = {}
+        self.reports: dict[ReplicaId, ReplicaReport] = {}
+        self._board = FleetBoard(variants, self.leases)
+        self._handles = handles
+        self._clock = clock
+        self._attempts: dict[int, Attempt] = {}
+        self._tasks: set[asyncio.Task[object]] = set()
+
+    # ── which replicas there are ────────────────────────────────────────────
+
+    def follow(self, membership: Membership, deployments: Mapping[str, VariantName]) -> None:
+        """Link to every replica that runs, now and later; leave those that no longer do."""
+        loop = asyncio.get_running_loop()
+
+        def changed(deployment: str, replicas: Mapping[str, str]) -> None:
+            if deployment in deployments:
+                loop.call_soon_threadsafe(self._members, deployments[deployment], replicas)
+
+        membership.subscribe(changed)
+        for handle in self._handles.values():
+            self._own(handle.wake())
+
+    def _members(self, variant: VariantName, replicas: Mapping[str, str]) -> None:
+        for name, node in replicas.items():
+            if name not in self.links:
+                self._link(ReplicaId(name), variant, node)
+        for replica, link in list(self.links.items()):
+            if link.variant == variant and replica not in replicas:
+                link.drain()
+                self._board.drain(replica)
+                self._close_if_drained(replica)
+
+    def _link(self, replica: ReplicaId, variant: VariantName, node: str) -> None:
+        handle = self._handles[variant]
+
+        def connect() -> AsyncIterator[Frame]:
+            return handle.frames(self.gateway, replica)
+
+        link = Link(replica, variant, node, connect, self)
+        self.links[replica] = link
+        link.start()
+
+    def _close_if_drained(self, replica: ReplicaId) -> None:
+        link = self.links.get(replica)
+        if link is None or link.state is not LinkState.DRAINING:
+            return
+        if all(attempt.replica != replica for attempt in self._attempts.values()):
+            link.close()
+            del self.links[replica]
+            self._forget(replica)
+
+    # ── what replicas say ───────────────────────────────────────────────────
+
+    def received(self, link: Link, frame: Frame) -> None:
+        """Take a frame: acceptance first, then the report that counts it, then tokens."""
+        for number in frame.accepted:
+            self.leases.acknowledge(number)
+            attempt = self._attempts.get(number)
+            if attempt is not None:
+                attempt.replica = link.replica
+        if frame.report is not None:
+            report = replace(frame.report, observed_at_s=self._clock())
+            self.reports[link.replica] = report
+            self._board.report(link.replica, link.variant, report)
+        for part in frame.streams:
+            attempt = self._attempts.get(part.stream)
+            if attempt is not None:
+                attempt.stream.deliver(part)
+
+    def lost(self, link: Link, why: str) -> None:
+        """End every stream of that replica, and route nothing to it until it reports again."""
+        self._forget(link.replica)
+        for attempt in self._attempts.values():
+            if attempt.replica == link.replica:
+                attempt.stream.fail(ReplicaLostError(f"replica {link.replica} was lost: {why}"))
+
+    def fleet(self) -> Fleet:
+        """The fleet at this instant: newest reports, and what was booked since."""
+        return self._board.snapshot(self._clock())
+
+    def awake(self) -> dict[VariantName, int]:
+        """How many replicas of each variant take work."""
+        awake = (link.variant for link in self.links.values() if link.state is LinkState.AWAKE)
+        return dict(Counter(awake))
+
+    def _forget(self, replica: ReplicaId) -> None:
+        self.reports.pop(replica, None)
+        self._board.leave(replica)
+
+    # ── one attempt at serving a request ────────────────────────────────────
+
+    def begin(
+        self,
+        lease: Lease,
+        variant: VariantName,
+        request: EngineRequest,
+        fallback: list[ReplicaId],
+    ) -> Attempt:
+        """Book the lease and submit the request; `end` must follow, whatever happens."""
+        attempt = Attempt(lease, Stream(), lease.replica)
+        self.leases.book(lease)
+        self._attempts[lease.lease_id] = attempt
+        attempt.submission = self._handles[variant].generate(request, lease, self.gateway, fallback)
+        self._own(self._watch(attempt))
+        return attempt
+
+    def end(self, attempt: Attempt) -> None:
+        """Release the lease; abort the request if its stream has not finished.
+
+        The one path on which a lease is released: for success, cancellation and
+        failure alike. A second call does nothing.
+        """
+        number = attempt.lease.lease_id
+        if self._attempts.pop(number, None) is None:
+            return
+        self.leases.release(number)
+        if attempt.stream.finish is None and attempt.submission is not None:
+            attempt.submission.cancel()
+        self._close_if_drained(attempt.replica)
+
+    def expire(self) -> None:
+        """End the attempts whose lease has run out."""
+        for lease in self.leases.expire(self._clock()):
+            attempt = self._attempts.get(lease.lease_id)
+            if attempt is not None:
+                message = f"request {lease.request_id} outlived its lease"
+                attempt.stream.fail(DeadlineError(message))
+                self.end(attempt)
+
+    def close(self) -> None:
+        """Drop every link and every task."""
+        for link in self.links.values():
+            link.close()
+        for task in self._tasks:
+            task.cancel()
+
+    async def _watch(self, attempt: Attempt) -> None:
+        """Fail the stream if the replica's call fails; frames tell of everything else."""
+        if attempt.submission is None:
+            return
+        try:
+            await attempt.submission
+        except Exception as error:  # noqa: BLE001 (whatever Ray raises, the replica is out of reach)
+            kind = type(error).__name__
+            attempt.stream.fail(ReplicaLostError(f"replica {attempt.replica} failed: {kind}"))
+
+    def _own(self, work: Awaitable[object]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

@@ -1,0 +1,236 @@
+"""The front door: one Ray Serve deployment that speaks gRPC and OpenAI HTTP.
+
+Its own module because it is the shell: it wires the parts of a gateway together and
+hands every call to them; any number of gateways can run side by side.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+import uuid
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+import grpc
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response
+from grpc_health.v1 import health_pb2
+
+from cluster import telemetry
+from scheduler.policies import make_policy
+from scheduler.requests import VariantName
+from serve import catalogue, grpc_api, status
+from serve.calls import Call, Outcome
+from serve.config import Config
+from serve.dispatcher import Dispatcher
+from serve.engines import Engines
+from serve.errors import JouleserveError, UnattainableError, known_model
+from serve.frontends import load_frontends, openai_routes
+from serve.handles import RayEngineHandle
+from serve.http_errors import error_response
+from serve.membership import MEMBERSHIP
+from serve.observation import CallObserver
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+
+    from ray.serve.grpc_util import RayServegRPCContext
+    from ray.serve.handle import DeploymentHandle
+
+    from protos.jouleserve.v1 import cluster_pb2, inference_pb2
+
+logger = logging.getLogger("jouleserve.serve")
+
+# How often forgotten leases are looked for.
+SWEEP_PERIOD_S = 1.0
+
+SERVICES = ("", "jouleserve.v1.Inference", "jouleserve.v1.Cluster")
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+api = FastAPI(title="Jouleserve")
+
+
+class Gateway:
+    """Ray Serve's ingress: gRPC methods by name, HTTP routes through FastAPI.
+
+    `serve.application` makes it an ingress. The class itself stays as it is here, so
+    that Ray pickles it by name: by value, every object of this module would be a copy.
+    """
+
+    async def __init__(  # type: ignore[misc]  # Ray Serve awaits constructors.
+        self, config: dict[str, Any], engines: Mapping[str, DeploymentHandle]
+    ) -> None:
+        """Load the tokenizers, and link to every replica that runs.
+
+        Args:
+            config: of the whole cluster, as JSON.
+            engines: the deployment of each variant, by the variant's name.
+
+        """
+        self._config = Config.model_validate(config)
+        self._name = f"gateway-{uuid.uuid4().hex[:8]}"
+        self._stop_telemetry = telemetry.configure("jouleserve-gateway", gateway=self._name)
+        self._frontends = await asyncio.to_thread(load_frontends, self._config)
+        self._variants = await asyncio.to_thread(catalogue.variants, self._config)
+        self._engines = Engines(
+            self._name,
+            self._variants,
+            {VariantName(name): RayEngineHandle(handle) for name, handle in engines.items()},
+            time.monotonic,
+        )
+        self._dispatcher = Dispatcher(
+            self._config,
+            self._variants,
+            self._engines,
+            make_policy(self._config.scheduler.policy),
+            Random(),
+            time.monotonic,
+            CallObserver(frozenset(self._frontends)),
+        )
+        self._openai = openai_routes(
+            self._frontends, self._dispatcher.serve, self._config.gateway.max_request_bytes
+        )
+        self._engines.follow(MEMBERSHIP, {h.deployment_name: VariantName(v) for v, h in engines.items()})
+        self._sweeper = asyncio.create_task(self._sweep(), name="lease sweep")
+        telemetry.observe(telemetry.LEASES, lambda: len(self._engines.leases))
+        logger.info("gateway %s is ready", self._name)
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_PERIOD_S)
+            self._engines.expire()
+
+    # ── gRPC: jouleserve.v1 ─────────────────────────────────────────────────
+
+    async def Generate(
+        self, request: inference_pb2.GenerateRequest, grpc_context: RayServegRPCContext
+    ) -> AsyncGenerator[inference_pb2.GenerateResponse, None]:
+        """Stream what the model writes; the last message says what it cost."""
+        arrived_at_s = time.monotonic()
+        try:
+            metadata = dict(grpc_context.invocation_metadata())
+            call = await self._call(request, metadata, arrived_at_s)
+            async with contextlib.aclosing(self._dispatcher.serve(call)) as items:
+                async for item in items:
+                    if isinstance(item, Outcome):
+                        yield grpc_api.finish(item, explain=request.explain)
+                    else:
+                        yield grpc_api.tokens(item)
+        except JouleserveError as error:
+            grpc_api.set_error(grpc_context, error)
+
+    async def _call(
+        self,
+        request: inference_pb2.GenerateRequest,
+        metadata: Mapping[str, str],
+        arrived_at_s: float,
+    ) -> Call:
+        grpc_api.check(request, self._config.gateway.max_request_bytes)
+        frontend = known_model(request.model, self._frontends)
+        wishes, sampling = grpc_api.wishes(request), grpc_api.sampling(request)
+        frontend.encode_sampling(sampling, 1)
+        return Call(
+            request_id=request.request_id or uuid.uuid4().hex,
+            model=request.model,
+            prompt_token_ids=await grpc_api.rendered(request, frontend),
+            max_tokens=grpc_api.max_tokens(request),
+            sampling=lambda max_tokens: frontend.encode_sampling(sampling, max_tokens),
+            wishes=wishes,
+            arrived_at_s=arrived_at_s,
+            trace_headers=grpc_api.trace_headers(metadata),
+        )
+
+    async def ListModels(
+        self, request: inference_pb2.ListModelsRequest
+    ) -> inference_pb2.ListModelsResponse:
+        """The models with their variants, objectives and awake replicas."""
+        return status.models(self._config, self._engines.awake())
+
+    async def GetStatus(
+        self, request: cluster_pb2.GetStatusRequest
+    ) -> cluster_pb2.GetStatusResponse:
+        """Replicas, leases and counts as this gateway knows them."""
+        now_s = time.monotonic()
+        return status.cluster(self._config, self._engines, self._dispatcher.tally, now_s)
+
+    # ── gRPC: grpc.health.v1 ────────────────────────────────────────────────
+
+    async def Check(
+        self, request: health_pb2.HealthCheckRequest, grpc_context: RayServegRPCContext
+    ) -> health_pb2.HealthCheckResponse:
+        """SERVING while every model has an awake replica."""
+        if request.service not in SERVICES:
+            grpc_context.set_code(grpc.StatusCode.NOT_FOUND)
+            grpc_context.set_details(f"no service {request.service!r}")
+        return health_pb2.HealthCheckResponse(status=self._health())
+
+    async def Watch(
+        self, request: health_pb2.HealthCheckRequest
+    ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
+        """The same, again whenever it changes."""
+        told = None
+        while True:
+            if (health := self._health()) != told:
+                told = health
+                yield health_pb2.HealthCheckResponse(status=health)
+            await asyncio.sleep(SWEEP_PERIOD_S)
+
+    def _health(self) -> health_pb2.HealthCheckResponse.ServingStatus:
+        awake = self._engines.awake()
+        served = all(
+            any(awake.get(VariantName(variant.name)) for variant in model.variants)
+            for model in self._config.models
+        )
+        return SERVING if served else NOT_SERVING
+
+    # ── HTTP ────────────────────────────────────────────────────────────────
+
+    @api.get("/health")
+    async def health(self) -> Response:
+        """200 while every model has an awake replica, else 503."""
+        serving = self._health() == SERVING
+        return JSONResponse({"serving": serving}, status_code=200 if serving else 503)
+
+    @api.get("/v1/models")
+    async def models(self) -> Response:
+        """OpenAI's list of models."""
+        return JSONResponse(
+            {
+                "object": "list",
+                "data": [
+                    {
+                        "id": model.name,
+                        "object": "model",
+                        "owned_by": "jouleserve",
+                        "max_model_len": max(v.max_context_tokens for v in model.variants),
+                        "variants": [variant.name for variant in model.variants],
+                    }
+                    for model in self._config.models
+                ],
+            }
+        )
+
+    @api.post("/v1/chat/completions")
+    async def chat(self, raw: Request) -> Response:
+        """OpenAI's chat completions."""
+        return await self._openai.chat(raw) if self._openai else _no_openai()
+
+    @api.post("/v1/completions")
+    async def completion(self, raw: Request) -> Response:
+        """OpenAI's completions."""
+        return await self._openai.completion(raw) if self._openai else _no_openai()
+
+    async def __del__(self) -> None:
+        """Leave every replica; Ray Serve calls this when the drain is over."""
+        self._sweeper.cancel()
+        self._engines.close()
+        await asyncio.to_thread(self._stop_telemetry)
+
+
+def _no_openai() -> Response:
+    message = "no model here has a checkpoint, so there is no tokenizer for text; use gRPC"
+    return error_response(UnattainableError(message))
