@@ -125,8 +125,10 @@ class LeaseBook:
         expired = []
         while self._expiries and self._expiries[0][0] <= now_s:
             _, lease_id = heapq.heappop(self._expiries)
-            lease = self.release(lease_id)
-            if lease is not None:
+            lease = self._leases.get(lease_id)
+            # A number that was released and booked anew has its own, later entry.
+            if lease is not None and lease.expires_at_s <= now_s:
+                self.release(lease_id)
                 expired.append(lease)
         return tuple(expired)
 

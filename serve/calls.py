@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from protos.jouleserve import checksum
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -120,6 +122,7 @@ class Journey:
         first_token_s: the first token came from the replica.
         last_token_s: the newest token came from the replica.
         tokens: how many have come.
+        crc32: checksum of their ids.
         outcome: how it ended well; None before that.
         error: what ended it otherwise.
 
@@ -128,6 +131,7 @@ class Journey:
     __slots__ = (
         "admitted_s",
         "call",
+        "crc32",
         "decision",
         "error",
         "first_token_s",
@@ -147,6 +151,7 @@ class Journey:
         self.first_token_s = 0.0
         self.last_token_s = 0.0
         self.tokens = 0
+        self.crc32 = 0
         self.outcome: Outcome | None = None
         self.error: BaseException | None = None
 
@@ -156,14 +161,15 @@ class Journey:
             raise RuntimeError("the call was not routed yet")
         return self.decision
 
-    def saw(self, tokens: int, now_s: float) -> None:
+    def saw(self, token_ids: list[int], now_s: float) -> None:
         """Note that tokens have come."""
-        if not tokens:
+        if not token_ids:
             return
         if not self.tokens:
             self.first_token_s = now_s
         self.last_token_s = now_s
-        self.tokens += tokens
+        self.tokens += len(token_ids)
+        self.crc32 = checksum.extend(self.crc32, token_ids)
 
     def latency(self) -> Latency:
         """What a client could have measured at the gateway's door."""

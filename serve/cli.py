@@ -17,11 +17,11 @@ from rich.console import Console
 from protos.jouleserve.client import Client, JouleserveClientError
 from serve import cli_tables, cluster_record, config_file, session
 from serve.checkpoints import CheckpointError
+from serve.cluster_record import ClusterError
 from serve.config import Config
 from serve.config_file import ConfigFileError
 from serve.default_config import load_default
 from serve.live_view import open_view, print_endpoints
-from serve.local_cluster import ClusterError
 
 if TYPE_CHECKING:
     from protos.jouleserve.client import GenerateOptions, Stream

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
+class ClusterError(Exception):
+    """The cluster cannot be started, reached or deployed to; the message says what to change."""
+
+
 @dataclass(frozen=True, slots=True)
 class ClusterRecord:
     """A cluster that serves.

@@ -198,7 +198,7 @@ class Dispatcher:
             try:
                 while True:
                     delta = await attempt.stream.take()
-                    journey.saw(len(delta.token_ids), self._clock())
+                    journey.saw(delta.token_ids, self._clock())
                     if delta.finish is not None:
                         self._complete(journey, attempt, delta.finish)
                     yield delta
@@ -253,9 +253,12 @@ class Dispatcher:
             EngineFailedError: tokens were lost or repeated on the way.
 
         """
-        if journey.tokens != finish.completion_tokens or attempt.stream.energy is None:
+        energy = attempt.stream.energy
+        expected = (finish.completion_tokens, finish.completion_crc32)
+        if energy is None or (journey.tokens, journey.crc32) != expected:
             raise EngineFailedError(
-                f"the engine generated {finish.completion_tokens} tokens, {journey.tokens} arrived"
+                f"{journey.tokens} tokens arrived that are not the"
+                f" {finish.completion_tokens} that the engine generated"
             )
         decision = journey.chosen()
         model = ModelName(journey.call.model)
@@ -266,7 +269,7 @@ class Dispatcher:
             replica=attempt.replica,
             decision=decision,
             finish=finish,
-            energy=attempt.stream.energy,
+            energy=energy,
             latency=journey.latency(),
         )
 

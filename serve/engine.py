@@ -44,6 +44,7 @@ class EngineFinish(NamedTuple):
         prompt_tokens: length of the prompt.
         cached_tokens: prompt tokens found in the prefix cache.
         completion_tokens: tokens generated.
+        completion_crc32: checksum of their ids; the replica adds it.
         queue_s: waited in the engine before its first step.
         prefill_s: from its first step to its first token.
         decode_s: from its first token to its last.
@@ -55,6 +56,7 @@ class EngineFinish(NamedTuple):
     prompt_tokens: int
     cached_tokens: int
     completion_tokens: int
+    completion_crc32: int = 0
     queue_s: float = 0.0
     prefill_s: float = 0.0
     decode_s: float = 0.0

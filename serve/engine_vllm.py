@@ -157,6 +157,8 @@ class VllmEngine:
         llm, self._llm = self._llm, None
         if llm is not None:
             llm.output_processor.propagate_error(VllmDeadError())
+            if llm.output_handler is not None:
+                llm.output_handler.cancel()  # It would log the end of the process as a fault.
             await asyncio.to_thread(llm.shutdown)
         lifeline, self._lifeline = self._lifeline, None
         if lifeline is not None:

@@ -94,7 +94,9 @@ class Gateway:
         self._openai = openai_routes(
             self._frontends, self._dispatcher.serve, self._config.gateway.max_request_bytes
         )
-        self._engines.follow(MEMBERSHIP, {h.deployment_name: VariantName(v) for v, h in engines.items()})
+        self._engines.follow(
+            MEMBERSHIP, {h.deployment_name: VariantName(v) for v, h in engines.items()}
+        )
         self._sweeper = asyncio.create_task(self._sweep(), name="lease sweep")
         telemetry.observe(telemetry.LEASES, lambda: len(self._engines.leases))
         logger.info("gateway %s is ready", self._name)

@@ -200,6 +200,7 @@ def finish(outcome: Outcome, *, explain: bool) -> pb.GenerateResponse:
                 prompt_tokens=record.prompt_tokens,
                 cached_tokens=record.cached_tokens,
                 completion_tokens=record.completion_tokens,
+                completion_crc32=record.completion_crc32,
                 latency=pb.Latency(
                     ttft_s=latency.ttft_s, tpot_s=latency.tpot_s, e2e_s=latency.e2e_s
                 ),

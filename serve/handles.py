@@ -6,12 +6,14 @@ them has to import it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from contextvars import Context
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from ray.serve.exceptions import RayServeException
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from ray.serve.handle import DeploymentHandle, DeploymentResponse
 
@@ -31,7 +33,8 @@ class RayEngineHandle:
 
     async def frames(self, gateway: str, replica: ReplicaId) -> AsyncIterator[Frame]:
         """Stream the frames of one replica; closing the iterator tells the replica."""
-        response = self._streaming.frames.remote(gateway, target=replica, strict=True)
+        frames = self._streaming.frames
+        response = _detached(frames.remote, gateway, target=replica, strict=True)
         try:
             async for frame in response:
                 yield frame
@@ -42,14 +45,28 @@ class RayEngineHandle:
         self, request: EngineRequest, lease: Lease, gateway: str, fallback: list[ReplicaId]
     ) -> DeploymentResponse:
         """Submit a request to the lease's replica, else to the first fallback that can."""
-        return self._unary.generate.remote(
-            request, lease.lease_id, gateway, target=lease.replica, fallback=fallback
+        return _detached(
+            self._unary.generate.remote,
+            request,
+            lease.lease_id,
+            gateway,
+            target=lease.replica,
+            fallback=fallback,
         )
 
     async def wake(self) -> None:
         """Return once a replica has answered; from then on Ray tells of every change."""
         try:
-            await self._unary.ready.remote()
+            await _detached(self._unary.ready.remote)
         except RayServeException:
             # The answer does not matter: asking is what makes Ray's router follow the deployment.
             return
+
+
+def _detached(remote: Callable[..., Any], *args: object, **kwargs: object) -> Any:  # noqa: ANN401
+    """Make a call of a handle outside the request that it is made for.
+
+    Inside, Ray gives every call the identity of that request; when two of them wait for
+    a replica at the same time, its router takes the one for the other and spins.
+    """
+    return Context().run(partial(remote, *args, **kwargs))

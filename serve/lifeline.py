@@ -14,15 +14,23 @@ MARK = "JOULESERVE_LIFELINE"
 """Environment variable that marks the processes to end."""
 
 # Waits until the pipe from the process that it watches breaks, then kills whatever carries the
-# mark. Twice, for a process may have been starting another one.
+# mark until nothing does: one may just have been starting another, and a large one takes its time.
 _GUARD = """
 read -r _
-for _ in 1 2; do
-    for process in $(grep -lasF "$1" /proc/[0-9]*/environ); do
+quiet=0
+for _ in $(seq 100); do
+    marked=$(grep -lasF "$1" /proc/[0-9]*/environ)
+    if [ -z "$marked" ]; then
+        quiet=$((quiet + 1))
+        [ $quiet -lt 2 ] || break
+    else
+        quiet=0
+    fi
+    for process in $marked; do
         process=${process#/proc/}
-        kill -KILL "${process%/environ}" 2>/dev/null
+        kill -KILL "${process%/environ}"
     done
-    sleep 0.2
+    sleep 0.1
 done
 """
 
@@ -53,6 +61,6 @@ class Lifeline:
         os.environ["SPT_NOENV"] = "1"
 
     def cut(self) -> None:
-        """Kill the marked processes that are left, and end the guard; blocks for half a second."""
+        """Kill the marked processes that are left, and end the guard; blocks until they are gone."""
         os.environ.pop(MARK, None)
         self._guard.communicate()

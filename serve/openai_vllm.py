@@ -106,7 +106,11 @@ class RoutedEngine:
         """Admit here; the dispatcher decides with the objectives in hand."""
 
     def generate(
-        self, prompt: Mapping[str, Any], sampling_params: SamplingParams, request_id: str, **_: object
+        self,
+        prompt: Mapping[str, Any],
+        sampling_params: SamplingParams,
+        request_id: str,
+        **_: object,
     ) -> AsyncGenerator[RequestOutput, None]:
         """Stream one prompt's outputs, as vLLM's engine would."""
         token_ids = prompt.get("prompt_token_ids")
@@ -137,35 +141,38 @@ class _Generation:
         self._parameters = parameters
         self._request_id = request_id
         self._cached_tokens: int | None = None
+        self._running = int(parameters.n)
 
     async def outputs(self, dispatch: Dispatch) -> AsyncGenerator[RequestOutput, None]:
         """Yield deltas as they come, or everything at the end, as the parameters say."""
         choices = [dispatch(self._call(index)) for index in range(self._parameters.n)]
         final_only = self._parameters.output_kind == RequestOutputKind.FINAL_ONLY
         collected: dict[int, EngineDelta] = {}
-        running = len(choices)
+        last: dict[int, EngineDelta] = {}
         try:
-            async for index, item in merge_async_iterators(*choices):
-                if isinstance(item, Outcome):
-                    self._http.outcomes.append(item)
-                    continue
-                running -= item.finish is not None
-                self._note(item)
-                if not final_only:
-                    yield self._output({index: item}, finished=running == 0)
-                elif index in collected:
-                    collected[index] = merge(collected[index], item)
-                else:
-                    collected[index] = item
+            async with contextlib.aclosing(merge_async_iterators(*choices)) as items:
+                async for index, item in items:
+                    if isinstance(item, EngineDelta) and item.finish is not None:
+                        # It waits for the outcome, so that the reply's last chunk can tell it.
+                        last[index] = item
+                        continue
+                    delta = self._ended(item, last[index]) if isinstance(item, Outcome) else item
+                    before = collected.pop(index, None)
+                    collected[index] = delta if before is None else merge(before, delta)
+                    if not final_only:
+                        yield self._output(collected, finished=not self._running)
+                        collected = {}
         except JouleserveError as error:
             self._http.error = error
             raise
         if final_only:
             yield self._output(collected, finished=True)
 
-    def _note(self, delta: EngineDelta) -> None:
-        if delta.finish is not None:
-            self._cached_tokens = delta.finish.cached_tokens
+    def _ended(self, outcome: Outcome, last: EngineDelta) -> EngineDelta:
+        self._http.outcomes.append(outcome)
+        self._running -= 1
+        self._cached_tokens = outcome.finish.cached_tokens
+        return last
 
     def _call(self, index: int) -> Call:
         parameters = self._parameters.clone()

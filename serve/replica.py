@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 from ray import serve as ray_serve
 
+from protos.jouleserve import checksum
 from serve import catalogue
 from serve.config import Config
 from serve.errors import EngineFailedError, JouleserveError
@@ -26,7 +27,14 @@ if TYPE_CHECKING:
 
     from scheduler.fleet import ReplicaReport
     from serve.config import VariantConfig
-    from serve.engine import Engine, EngineDelta, EngineRequest, EngineStep, StepObserver
+    from serve.engine import (
+        Engine,
+        EngineDelta,
+        EngineFinish,
+        EngineRequest,
+        EngineStep,
+        StepObserver,
+    )
 
 logger = logging.getLogger("jouleserve.serve")
 
@@ -270,6 +278,7 @@ class _Call:
         self._load = telemetry.load
         self._ledger = telemetry.ledger
         self._emitted_tokens = 0
+        self._crc32 = 0
 
     async def run(self, engine: Engine, request: EngineRequest) -> int:
         """Run to the end; whatever the end is, no book keeps the request."""
@@ -293,20 +302,25 @@ class _Call:
         deltas = cast("AsyncGenerator[EngineDelta, None]", engine.generate(request))
         async with aclosing(deltas):
             async for delta in deltas:
-                energy = self._account(delta)
-                self._outbox.put(self._stream, delta, energy)
+                self._count(delta.token_ids)
+                if delta.finish is None:
+                    self._outbox.put(self._stream, delta)
+                else:
+                    energy = self._finish(delta.finish)
+                    finish = delta.finish._replace(completion_crc32=self._crc32)
+                    self._outbox.put(self._stream, delta._replace(finish=finish), energy)
 
-    def _account(self, delta: EngineDelta) -> RequestEnergy | None:
-        tokens = len(delta.token_ids)
-        if tokens and not self._emitted_tokens:
+    def _count(self, token_ids: list[int]) -> None:
+        if token_ids and not self._emitted_tokens:
             self._ledger.first_token(self._name)
-        self._emitted_tokens += tokens
-        self._load.produced(self._name, tokens)
-        if delta.finish is None:
-            return None
+        self._emitted_tokens += len(token_ids)
+        self._crc32 = checksum.extend(self._crc32, token_ids)
+        self._load.produced(self._name, len(token_ids))
+
+    def _finish(self, finish: EngineFinish) -> RequestEnergy:
         # Before the outbox has the last delta: the report that travels with it counts it no more.
         self._load.finished(self._name)
-        return self._ledger.settle(self._name, delta.finish.cached_tokens, self._emitted_tokens)
+        return self._ledger.settle(self._name, finish.cached_tokens, self._emitted_tokens)
 
     def _fail(self, error: JouleserveError) -> None:
         self._load.finished(self._name)

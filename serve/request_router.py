@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 class LeaseRouter(RequestRouter):
     """Sends a call to the replica named by its `target` keyword argument.
 
-    Where that replica is gone or full, the ones named by `fallback` follow in their
-    order, then any other. Calls without a target may go anywhere.
+    With `strict` it goes there or nowhere. Else, where that replica is gone or full, the
+    ones named by `fallback` follow in their order, then any other. Calls without a
+    target may go anywhere.
     """
 
     async def choose_replicas(
@@ -27,7 +28,11 @@ class LeaseRouter(RequestRouter):
         pending_request: PendingRequest | None = None,
     ) -> list[list[RunningReplica]]:
         """Rank the candidates: the target, its fallbacks in order, all others."""
-        kwargs = pending_request.kwargs if pending_request is not None else {}
+        kwargs = {}
+        if pending_request is not None:
+            kwargs = pending_request.kwargs
+            # All ranks are given at once: if none can take it, Ray is to wait before it asks again.
+            pending_request.routing_context.should_backoff = True
         wanted = (kwargs.get("target"), *kwargs.get("fallback", ()))
         known = {replica.replica_id.unique_id: replica for replica in candidate_replicas}
         ranked = [[known.pop(name)] for name in wanted if name in known]

@@ -11,8 +11,8 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from serve import checkpoint_job, cluster_record, local_cluster
-from serve.local_cluster import ClusterError
+from serve import checkpoint_job, cluster_record, local_cluster, ray_head
+from serve.cluster_record import ClusterError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,15 +35,13 @@ def bring_up(config: Config, view: View, *, ray_address: str | None = None) -> C
     """
     local_cluster.refuse_second()
     if ray_address is None:
-        local_cluster.refuse_taken_ports(config)
+        ray_head.refuse_taken_ports(config)
     if wanted := checkpoint_job.sources(config):
         view.note("checkpoints")
         checkpoint_job.make_all(wanted, view.note)
     view.note("Ray" if ray_address is None else f"Ray at {ray_address}")
     record = (
-        local_cluster.start(config)
-        if ray_address is None
-        else local_cluster.adopt(config, ray_address)
+        ray_head.start(config) if ray_address is None else local_cluster.adopt(config, ray_address)
     )
     try:
         view.note("replicas")

@@ -46,7 +46,9 @@ def _model(
     return inference_pb2.Model(
         name=model.name,
         max_context_tokens=max(variant.max_context_tokens for variant in model.variants),
-        variants=[_variant(variant, awake.get(VariantName(variant.name), 0)) for variant in model.variants],
+        variants=[
+            _variant(variant, awake.get(VariantName(variant.name), 0)) for variant in model.variants
+        ],
         service_classes=classes,
         default_service_class=model.default_service_class,
     )

@@ -100,6 +100,7 @@ class Usage:
         prompt_tokens: length of the prompt.
         cached_tokens: of these, found in the replica's prefix cache.
         completion_tokens: generated.
+        completion_crc32: of their ids, as the engine gave them (`checksum.extend`).
         latency: seen by the gateway.
         energy: attributed to the request.
 
@@ -108,6 +109,7 @@ class Usage:
     prompt_tokens: int
     cached_tokens: int
     completion_tokens: int
+    completion_crc32: int
     latency: Latency
     energy: Energy
 

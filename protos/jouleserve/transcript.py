@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from protos.jouleserve import replies
+from protos.jouleserve import checksum, replies
 from protos.jouleserve.errors import IncompleteStreamError
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ class Transcript:
     def __init__(self) -> None:
         self._texts: list[str] = []
         self._token_ids: list[int] = []
+        self._crc32 = 0
         self._logprobs: list[TokenLogprobs] = []
         self._finish: Finish | None = None
         self._after_finish = 0
@@ -35,6 +36,7 @@ class Transcript:
                 received = replies.tokens(message.tokens)
                 self._texts.append(received.text)
                 self._token_ids.extend(received.token_ids)
+                self._crc32 = checksum.extend(self._crc32, received.token_ids)
                 self._logprobs.extend(received.logprobs)
                 return received
             case "finish":
@@ -46,7 +48,7 @@ class Transcript:
 
         Raises:
             IncompleteStreamError: there was no finish, it was not the last message, or it
-                counts other tokens than those that arrived.
+                speaks of other tokens than those that arrived.
 
         """
         received = len(self._token_ids)
@@ -57,6 +59,8 @@ class Transcript:
         if received != self._finish.usage.completion_tokens:
             generated = self._finish.usage.completion_tokens
             raise IncompleteStreamError(f"{received} tokens of {generated} arrived")
+        if self._crc32 != self._finish.usage.completion_crc32:
+            raise IncompleteStreamError("other tokens arrived than the engine generated")
         return self._finish
 
     def completion(self) -> Completion:

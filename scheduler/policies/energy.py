@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from scheduler.outlook import BoolArray, FloatArray, ModelColumns
     from scheduler.requests import Request
 
+# A client may ask for less than anything can keep, even for 0; beyond this it is all the same.
+SHORTEST_OBJECTIVE_S = 1e-3
+
 
 @dataclass(frozen=True, slots=True)
 class Energy:
@@ -84,13 +87,16 @@ class Energy:
 
     def _lateness(self, request: Request, columns: ModelColumns, now_s: float) -> FloatArray:
         """How far the worse of the two latencies is predicted beyond its objective."""
-        ttft_s = predicted_ttft_s(request, columns)
-        ttft_s += np.maximum(now_s - self.fresh_s - columns.outlook.observed_at_s, 0.0)
-        ttft = ttft_s * (1.0 / (self.slo_share * request.objective.ttft_s))
-        tpot = predicted_tpot_s(request, columns) * (
-            1.0 / (self.slo_share * request.objective.tpot_s)
-        )
-        return np.maximum(np.maximum(ttft, tpot) - 1.0, 0.0)
+        objective, outlook = request.objective, columns.outlook
+        age_s = np.maximum(now_s - self.fresh_s - outlook.observed_at_s, 0.0)
+        ttft = (predicted_ttft_s(request, columns) + age_s) / self._allowed_s(objective.ttft_s)
+        tpot = predicted_tpot_s(request, columns) / self._allowed_s(objective.tpot_s)
+        late: FloatArray = np.maximum(np.maximum(ttft, tpot) - 1.0, 0.0)
+        return late
+
+    def _allowed_s(self, objective_s: float) -> float:
+        """Time that a prediction may take; an objective of nothing means as fast as can be."""
+        return self.slo_share * max(SHORTEST_OBJECTIVE_S, objective_s)
 
     def explain(
         self, request: Request, columns: ModelColumns, eligible: BoolArray, scores: Scores, row: int

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry import context, trace
 
-from protos.jouleserve import calls, client, errors, replies
+from protos.jouleserve import calls, checksum, client, errors, replies
 from protos.jouleserve.client import AsyncClient, Client
 from protos.jouleserve.transcript import Transcript
 from protos.jouleserve.v1 import cluster_pb2, cluster_pb2_grpc, inference_pb2_grpc
@@ -40,11 +40,14 @@ def tokens(*ids: int) -> pb.GenerateResponse:
     return pb.GenerateResponse(tokens=pb.Tokens(text="".join(f"<{i}>" for i in ids), token_ids=ids))
 
 
-def finish(completion_tokens: int, **fields: Any) -> pb.GenerateResponse:
+def finish(completion_tokens: int, crc32: int | None = None, **fields: Any) -> pb.GenerateResponse:
+    """Give the end of a reply; unless said otherwise its tokens were 1, 2, 3 and so on."""
+    counted = range(1, completion_tokens + 1)
     usage = pb.Usage(
         prompt_tokens=7,
         cached_tokens=3,
         completion_tokens=completion_tokens,
+        completion_crc32=checksum.extend(0, counted) if crc32 is None else crc32,
         latency=pb.Latency(ttft_s=0.25, tpot_s=0.5, e2e_s=1.0),
         energy=pb.Energy(energy_j=3, prefill_j=1, decode_j=2, method="model", boundary="cpu"),
     )
@@ -218,6 +221,7 @@ async def test_tokens_arrive_in_order_and_then_the_finish(connect: Any, address:
             prompt_tokens=7,
             cached_tokens=3,
             completion_tokens=3,
+            completion_crc32=checksum.extend(0, (1, 2, 3)),
             latency=replies.Latency(ttft_s=0.25, tpot_s=0.5, e2e_s=1.0),
             energy=replies.Energy(3.0, 1.0, 2.0, method="model", boundary="cpu"),
         ),
@@ -334,13 +338,21 @@ def test_a_transcript_is_whole_if_and_only_if_the_counts_agree(
     transcript = Transcript()
     for ids in messages:
         assert transcript.add(tokens(*ids)) is not None
-    assert transcript.add(finish(counted)) is None
     sent = [token_id for ids in messages for token_id in ids]
+    assert transcript.add(finish(counted, checksum.extend(0, sent))) is None
     if counted == len(sent):
         assert transcript.completion().token_ids == tuple(sent)
     else:
         with pytest.raises(client.IncompleteStreamError):
             transcript.finish()
+
+
+def test_a_transcript_of_other_tokens_than_the_engine_generated_is_not_whole() -> None:
+    transcript = Transcript()
+    transcript.add(tokens(1, 3, 2))
+    transcript.add(finish(3))
+    with pytest.raises(client.IncompleteStreamError, match="other tokens"):
+        transcript.finish()
 
 
 def test_messages_of_a_later_version_are_passed_over() -> None:

@@ -134,6 +134,12 @@ def test_a_batch_that_is_full_costs_the_average_and_a_wait() -> None:
     assert average_j == pytest.approx(3.04 / 256 + 0.071)
 
 
+@pytest.mark.parametrize("objective_s", [0.0, -1.0, float("nan"), float("inf")])
+def test_an_objective_that_nothing_can_keep_is_served_all_the_same(objective_s: float) -> None:
+    odd = replace(REQUEST, objective=Objective(ttft_s=objective_s, tpot_s=objective_s))
+    assert decide(view("a"), view("b", running=3), request=odd).replica in {"a", "b"}
+
+
 def test_the_reason_compares_variants_in_joules() -> None:
     reason = decide(view("a", BF16, running=20), view("b", INT8, running=20)).reason
     assert reason.startswith("int8 costs ")

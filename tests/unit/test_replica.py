@@ -164,7 +164,7 @@ async def test_a_bad_request_fails_its_own_stream_only() -> None:
         reader = Reader(replica)
         good = replica.generate(request([1]), 1, GATEWAY)
         bad = replica.generate(request([]), 2, GATEWAY)
-        assert await asyncio.gather(good, bad) == [8, 0]
+        assert list(await asyncio.gather(good, bad)) == [8, 0]
         await asyncio.sleep(0.01)
         (part,) = reader.parts(2)
         assert part.error is not None

@@ -459,10 +459,15 @@ class Usage(_message.Message):
     COMPLETION_TOKENS_FIELD_NUMBER: _builtins.int
     LATENCY_FIELD_NUMBER: _builtins.int
     ENERGY_FIELD_NUMBER: _builtins.int
+    COMPLETION_CRC32_FIELD_NUMBER: _builtins.int
     prompt_tokens: _builtins.int
     cached_tokens: _builtins.int
     """Of the prompt tokens, those found in the replica's prefix cache."""
     completion_tokens: _builtins.int
+    completion_crc32: _builtins.int
+    """CRC-32 of the completion's token ids, four little-endian bytes each, taken
+    where the engine gave them: whoever computes the same lost nothing on the way.
+    """
     @_builtins.property
     def latency(self) -> Global___Latency: ...
     @_builtins.property
@@ -475,10 +480,11 @@ class Usage(_message.Message):
         completion_tokens: _builtins.int = ...,
         latency: Global___Latency | None = ...,
         energy: Global___Energy | None = ...,
+        completion_crc32: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["energy", b"energy", "latency", b"latency"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "completion_tokens", b"completion_tokens", "energy", b"energy", "latency", b"latency", "prompt_tokens", b"prompt_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "completion_crc32", b"completion_crc32", "completion_tokens", b"completion_tokens", "energy", b"energy", "latency", b"latency", "prompt_tokens", b"prompt_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
