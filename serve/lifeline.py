@@ -61,6 +61,6 @@ class Lifeline:
         os.environ["SPT_NOENV"] = "1"
 
     def cut(self) -> None:
-        """Kill the marked processes that are left, and end the guard; blocks until they are gone."""
+        """Kill the marked processes that are left, and the guard; blocks until they are gone."""
         os.environ.pop(MARK, None)
         self._guard.communicate()

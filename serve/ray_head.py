@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import secrets
+import shutil
 import socket
 import subprocess
 import sys
@@ -40,6 +41,9 @@ LOCAL_ENVIRONMENT: Mapping[str, str] = {
 _TOKEN_FILE = "auth"  # noqa: S105 (a file name)
 # Tokens and reports pass by value; Ray's default of 30 % of the memory would lie idle.
 _OBJECT_STORE_BYTES = 256 << 20
+# Of each kind, HTTP and gRPC: one for each gateway on this machine, old and new ones of a rollout.
+_INGRESS_PORTS = 50
+_BLOCK_TRIES = 20
 # A few seconds on an idle machine, a minute on one that is busy with something else.
 _START_DEADLINE_S = 180.0
 # HAProxy's admin socket may have 97 characters in its path, and Ray adds 68 of its own.
@@ -121,6 +125,7 @@ def _await_head(head: subprocess.Popen[bytes], record: ClusterRecord, log: Path)
         reason = f"nothing happened for {_START_DEADLINE_S:.0f} s"
     except BaseException:
         processes.end(head.pid, record.mark, grace_s=0.0)
+        shutil.rmtree(log.parent, ignore_errors=True)
         raise
     processes.end(head.pid, record.mark, grace_s=0.0)
     raise ClusterError(f"Ray did not start: {reason}; see {log}")

@@ -46,9 +46,10 @@ def bring_up(config: Config, view: View, *, ray_address: str | None = None) -> C
     try:
         view.note("replicas")
         local_cluster.deploy(config, record, view.show)
-    except BaseException:
+    except BaseException as error:
         with undisturbed():
-            local_cluster.stop(record, keep_logs=True)
+            # Whoever interrupts has no question that a log would answer.
+            local_cluster.stop(record, keep_logs=isinstance(error, Exception))
         raise
     return record
 

@@ -1,0 +1,88 @@
+"""The default cluster of `jouleserve up`, with real replicas, once for all tests here."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parents[2]
+MODEL = "smollm2-135m-instruct"
+QUESTION = "What is the capital of France?"
+
+# Plain vLLM on the checkpoint of a variant: nothing of this project runs in there but the
+# lookup of the checkpoint, so that it can be the measure of everything else.
+DIRECT = """
+import json, sys
+from serve.checkpoints import materialize
+from serve.default_config import default_config
+from vllm import LLM, SamplingParams
+variant, = [v for _, v in default_config().variants() if v.name == sys.argv[1]]
+engine = LLM(materialize(variant.checkpoint.source), dtype=variant.dtype, enforce_eager=True,
+             max_model_len=variant.max_context_tokens, max_num_seqs=variant.max_batch)
+prompts = json.load(sys.stdin)
+greedy = SamplingParams(temperature=0.0, max_tokens=48)
+replies = [engine.generate([{"prompt_token_ids": ids}], greedy)[0].outputs[0] for ids in prompts]
+print("REPLIES " + json.dumps([list(reply.token_ids) for reply in replies]))
+"""
+
+
+class Cluster(NamedTuple):
+    """A running cluster."""
+
+    grpc_address: str
+    http_url: str
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    grpc_port, http_port = free_port(), free_port()
+    environment = {**os.environ, "XDG_STATE_HOME": str(tmp_path_factory.mktemp("state"))}
+    command = [sys.executable, "-m", "serve.cli"]
+    ports = [f"--grpc-port={grpc_port}", f"--http-port={http_port}"]
+    subprocess.run(
+        [*command, "up", "--detach", *ports], check=True, cwd=ROOT, env=environment, timeout=600
+    )
+    try:
+        yield Cluster(f"127.0.0.1:{grpc_port}", f"http://127.0.0.1:{http_port}")
+    finally:
+        subprocess.run([*command, "down"], check=True, cwd=ROOT, env=environment, timeout=60)
+
+
+def directly(variant: str, prompts: list[list[int]]) -> list[list[int]]:
+    """Greedy completions of plain vLLM, in a process of its own."""
+    environment = {
+        **os.environ,
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "PYTHONPATH": str(ROOT),
+    }
+    finished = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(DIRECT), variant],
+        input=json.dumps(prompts),
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+        env=environment,
+        timeout=300,
+    )
+    line = next(each for each in finished.stdout.splitlines() if each.startswith("REPLIES "))
+    replies: list[list[int]] = json.loads(line.removeprefix("REPLIES "))
+    return replies
