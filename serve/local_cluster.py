@@ -94,7 +94,7 @@ def stop(record: ClusterRecord, *, keep_logs: bool = False) -> None:
 # ------------------------------------------------------------------------------------------ deploy
 
 
-def _connect(record: ClusterRecord) -> None:
+def connect(record: ClusterRecord) -> None:
     """Make this process a driver of the cluster."""
     variables = environment(Path(record.directory)) if record.directory else RAY_ENVIRONMENT
     if "ray" not in sys.modules:
@@ -118,7 +118,7 @@ def _connect(record: ClusterRecord) -> None:
 
 def _serve_client(config: Config | None, record: ClusterRecord) -> Any:  # noqa: ANN401 (Ray's)
     """Connect to Ray Serve; start it with the configuration's ports if it is not there yet."""
-    _connect(record)
+    connect(record)
     from ray.exceptions import RayError
     from ray.serve._private.api import serve_start
     from ray.serve.context import _get_global_client

@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from serve import cluster_record, processes, rollout
+from serve import cluster_record, ports, processes, rollout
 from serve.cluster_record import ClusterError, ClusterRecord
 from serve.deployment import RAY_ENVIRONMENT, required_cpus
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from serve.config import Config
+    from serve.ports import Ports
 
 LOCAL_ENVIRONMENT: Mapping[str, str] = {
     # No load balancer outside has to notice that a gateway leaves; Ray's 30 s would delay `down`.
@@ -41,9 +42,6 @@ LOCAL_ENVIRONMENT: Mapping[str, str] = {
 _TOKEN_FILE = "auth"  # noqa: S105 (a file name)
 # Tokens and reports pass by value; Ray's default of 30 % of the memory would lie idle.
 _OBJECT_STORE_BYTES = 256 << 20
-# Of each kind, HTTP and gRPC: one for each gateway on this machine, old and new ones of a rollout.
-_INGRESS_PORTS = 50
-_BLOCK_TRIES = 20
 # A few seconds on an idle machine, a minute on one that is busy with something else.
 _START_DEADLINE_S = 180.0
 # HAProxy's admin socket may have 97 characters in its path, and Ray adds 68 of its own.
@@ -87,15 +85,19 @@ def _make_directory() -> Path:
 
 
 def _launch(config: Config, directory: Path) -> ClusterRecord:
-    port, mark = _free_port(), secrets.token_hex(8)
+    mark = secrets.token_hex(8)
+    try:
+        found = ports.reserve()
+    except ports.NoFreePortsError as error:
+        raise ClusterError(str(error)) from error
     token = directory / _TOKEN_FILE
     token.touch(mode=0o600)
     token.write_text(secrets.token_hex(32))
     log = directory / "head.log"
     with log.open("w") as output:
         head = subprocess.Popen(  # noqa: S603 (our own command)
-            _head_command(config, directory, port),
-            env={**os.environ, **environment(directory), processes.MARK: mark},
+            _head_command(config, directory, found),
+            env={**os.environ, **_head_environment(directory, found), processes.MARK: mark},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -103,7 +105,7 @@ def _launch(config: Config, directory: Path) -> ClusterRecord:
         )
     gateway = config.gateway
     record = ClusterRecord(
-        ray_address=f"127.0.0.1:{port}",
+        ray_address=f"127.0.0.1:{found.ray}",
         host=gateway.host,
         grpc_port=gateway.grpc_port,
         http_port=gateway.http_port,
@@ -131,20 +133,20 @@ def _await_head(head: subprocess.Popen[bytes], record: ClusterRecord, log: Path)
     raise ClusterError(f"Ray did not start: {reason}; see {log}")
 
 
-def _head_command(config: Config, directory: Path, port: int) -> list[str]:
+def _head_command(config: Config, directory: Path, found: Ports) -> list[str]:
     """Give the command; every port is a free one, so that it gets on with other Ray clusters."""
     # Ray counts cores to place replicas; more than there are means slow, not stuck.
     cpus = max(os.cpu_count() or 1, math.ceil(required_cpus(config)))
     options: dict[str, object] = {
-        "port": port,
+        "port": found.ray,
         "temp-dir": directory,
         "num-cpus": cpus,
         "object-store-memory": _OBJECT_STORE_BYTES,
         "include-dashboard": False,
         "include-log-monitor": False,
-        "dashboard-port": _free_port(),
+        "dashboard-port": found.dashboard,
         "dashboard-agent-listen-port": 0,
-        "ray-client-server-port": _free_port(),
+        "ray-client-server-port": found.ray_client,
         "min-worker-port": 0,
         "max-worker-port": 0,
         "log-style": "record",
@@ -154,10 +156,9 @@ def _head_command(config: Config, directory: Path, port: int) -> list[str]:
 
 
 def environment(directory: Path) -> dict[str, str]:
-    """Give what Ray's processes, and this one before it imports Ray, find in their environment."""
+    """Give what every process of a cluster finds in its environment before it imports Ray."""
     project = str(Path(__file__).resolve().parent.parent)
     paths = [project, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    ingress = _free_block(2 * _INGRESS_PORTS)
     return {
         **RAY_ENVIRONMENT,
         **LOCAL_ENVIRONMENT,
@@ -165,43 +166,24 @@ def environment(directory: Path) -> dict[str, str]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": "",
         "RAY_AUTH_TOKEN_PATH": str(directory / _TOKEN_FILE),
-        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(directory / "haproxy.cfg"),
-        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(directory / "admin.sock"),
-        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(directory),
-        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(directory / "server-state"),
-        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(_free_port()),
-        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(_free_port()),
-        "RAY_SERVE_HAPROXY_STATS_PORT": str(_free_port()),
-        "RAY_SERVE_HAPROXY_METRICS_PORT": str(_free_port()),
-        # Gateways listen with SO_REUSEPORT: a second cluster that took the same ports would
-        # silently share them, and answer half of this one's calls.
-        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(ingress),
-        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(ingress + _INGRESS_PORTS - 1),
-        "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(ingress + _INGRESS_PORTS),
-        "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(ingress + 2 * _INGRESS_PORTS - 1),
         "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
     }
 
 
-def _free_block(size: int) -> int:
-    """Find that many neighbouring ports that nobody listens on."""
-    for _ in range(_BLOCK_TRIES):
-        first = 20_000 + size * secrets.randbelow(12_000 // size)
-        if all(map(_is_free, range(first, first + size))):
-            return first
-    raise ClusterError(f"no {size} neighbouring ports are free between 20000 and 32000")
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as listener:
-        try:
-            listener.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-        return True
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+def _head_environment(directory: Path, found: Ports) -> dict[str, str]:
+    """Give, besides, where its daemons listen and keep their files."""
+    return {
+        **environment(directory),
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(directory / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(directory / "admin.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(directory),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(directory / "server-state"),
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(found.fallback_http),
+        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(found.fallback_grpc),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(found.haproxy_stats),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(found.haproxy_metrics),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(found.gateways_http.first),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(found.gateways_http.last),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(found.gateways_grpc.first),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(found.gateways_grpc.last),
+    }

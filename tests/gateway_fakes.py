@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from random import Random
+from typing import TYPE_CHECKING, Any
 
 from protos.jouleserve import checksum
 from scheduler.fleet import ReplicaReport, Variant
 from scheduler.leases import Lease
+from scheduler.policies import make_policy
 from scheduler.requests import ModelName, ReplicaId, RequestId, VariantName
 from scheduler.steps import AffineSteps
+from serve.calls import Call, Journey, Wishes
+from serve.config import Config, GatewayConfig, ModelConfig, SchedulerConfig, VariantConfig
+from serve.dispatcher import Dispatcher
 from serve.engine import EngineDelta, EngineFinish, EngineRequest
 from serve.engines import Engines
 from serve.frames import Frame, RequestEnergy, StreamFrame
@@ -58,13 +63,20 @@ class Clock:
 
 
 class FakeSubmission:
-    """A request that a replica works on until the test, or its canceller, ends it."""
+    """A request that a replica works on until the test, or its canceller, ends it.
+
+    Attributes:
+        cancelled: the gateway has given it up.
+        ended: the replica has; a test that lets one end its streams says so here.
+
+    """
 
     def __init__(self, request: EngineRequest, lease: Lease, fallback: list[ReplicaId]) -> None:
         self.request = request
         self.lease = lease
         self.fallback = fallback
         self.cancelled = False
+        self.ended = False
         self._done: asyncio.Future[object] = asyncio.get_running_loop().create_future()
 
     def __await__(self) -> Generator[object, None, object]:
@@ -75,6 +87,7 @@ class FakeSubmission:
         self._done.cancel()
 
     def fail(self, error: Exception) -> None:
+        self.ended = True
         if not self._done.done():
             self._done.set_exception(error)
 
@@ -150,6 +163,64 @@ class Rig:
 
     def close(self) -> None:
         self.engines.close()
+
+
+class Desk(Rig):
+    """The dispatcher of one gateway over such engines, and the journeys that it observed."""
+
+    def __init__(self, config: Config | None = None) -> None:
+        super().__init__()
+        self.journeys: list[Journey] = []
+        self.dispatcher = Dispatcher(
+            config or cluster_config(),
+            VARIANTS,
+            self.engines,
+            make_policy("least_loaded"),
+            Random(0),
+            self.clock,
+            self.journeys.append,
+        )
+
+    def call(self, **changes: Any) -> Call:
+        """Give a call that can be served; `changes` are fields of it."""
+        fields: dict[str, Any] = {
+            "request_id": "r",
+            "model": MODEL,
+            "prompt_token_ids": [1, 2, 3, 4],
+            "max_tokens": 8,
+            "sampling": lambda max_tokens: b"%d" % max_tokens,
+            "wishes": Wishes(),
+            "arrived_at_s": self.clock.now_s,
+        }
+        return Call(**(fields | changes))
+
+
+def cluster_config(
+    *, max_concurrent_requests: int = 1024, request_timeout_s: float = 600.0, max_waiting: int = 64
+) -> Config:
+    """Configure the model of which `VARIANTS` are the variants."""
+    return Config(
+        models=(
+            ModelConfig(
+                name=MODEL,
+                variants=tuple(
+                    VariantConfig(
+                        name=each.name,
+                        engine="echo",
+                        accelerator="cpu",
+                        quality=each.quality,
+                        max_context_tokens=each.max_context_tokens,
+                        max_batch=each.max_batch,
+                    )
+                    for each in VARIANTS.values()
+                ),
+            ),
+        ),
+        scheduler=SchedulerConfig(max_waiting_per_replica=max_waiting),
+        gateway=GatewayConfig(
+            max_concurrent_requests=max_concurrent_requests, request_timeout_s=request_timeout_s
+        ),
+    )
 
 
 async def settle() -> None:

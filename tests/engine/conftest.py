@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import textwrap
@@ -12,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
+
+from serve import ports
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,9 +26,9 @@ QUESTION = "What is the capital of France?"
 DIRECT = """
 import json, sys
 from serve.checkpoints import materialize
-from serve.default_config import default_config
+from serve.default_config import load_default
 from vllm import LLM, SamplingParams
-variant, = [v for _, v in default_config().variants() if v.name == sys.argv[1]]
+variant, = [v for _, v in load_default().variants() if v.name == sys.argv[1]]
 engine = LLM(materialize(variant.checkpoint.source), dtype=variant.dtype, enforce_eager=True,
              max_model_len=variant.max_context_tokens, max_num_seqs=variant.max_batch)
 prompts = json.load(sys.stdin)
@@ -44,21 +45,14 @@ class Cluster(NamedTuple):
     http_url: str
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    grpc_port, http_port = free_port(), free_port()
+    found = ports.reserve()
+    grpc_port, http_port = found.gateways_grpc.first, found.gateways_http.first
     environment = {**os.environ, "XDG_STATE_HOME": str(tmp_path_factory.mktemp("state"))}
     command = [sys.executable, "-m", "serve.cli"]
-    ports = [f"--grpc-port={grpc_port}", f"--http-port={http_port}"]
-    subprocess.run(
-        [*command, "up", "--detach", *ports], check=True, cwd=ROOT, env=environment, timeout=600
-    )
+    options = ["--detach", f"--grpc-port={grpc_port}", f"--http-port={http_port}"]
+    subprocess.run([*command, "up", *options], check=True, cwd=ROOT, env=environment, timeout=600)
     try:
         yield Cluster(f"127.0.0.1:{grpc_port}", f"http://127.0.0.1:{http_port}")
     finally:
@@ -71,6 +65,7 @@ def directly(variant: str, prompts: list[list[int]]) -> list[list[int]]:
         **os.environ,
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "PYTHONPATH": str(ROOT),
     }
     finished = subprocess.run(
