@@ -7,12 +7,13 @@ may look at; whoever builds it (live gateway, virtual cluster) decides how it is
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from scheduler.outlook import ModelColumns
+    from scheduler.prefixes import PrefixIndex
     from scheduler.requests import ModelName, ReplicaId, VariantName
     from scheduler.steps import StepModel
 
@@ -30,6 +31,8 @@ class Variant:
         kv_capacity_tokens: tokens that fit a replica's KV cache.
         steps: predicted time and energy of an engine step on a replica.
         context_power_w: drawn by an awake replica that does nothing.
+        prefix_block_tokens: granularity in which its engine finds the beginning of a prompt
+            in its prefix cache; 0 where it has none.
 
     """
 
@@ -41,6 +44,33 @@ class Variant:
     kv_capacity_tokens: int
     steps: StepModel
     context_power_w: float
+    prefix_block_tokens: int = 0
+
+
+class StepTotals(NamedTuple):
+    """Sums over all engine steps since a replica started.
+
+    Time and energy of a step are linear in what they sum, so that the difference of two
+    of them is all that a fit needs, however many steps lie between and whoever reads them.
+
+    Attributes:
+        steps: that have ended.
+        decode_steps: of these, with a sequence that decoded.
+        sequences: decoded, summed over the steps.
+        context_tokens: of the decoding sequences, summed over the steps.
+        prefill_tokens: prompt tokens computed.
+        busy_s: time that steps took.
+        busy_j: energy that a counter measured over them; 0 where only a model tells.
+
+    """
+
+    steps: int = 0
+    decode_steps: int = 0
+    sequences: int = 0
+    context_tokens: int = 0
+    prefill_tokens: int = 0
+    busy_s: float = 0.0
+    busy_j: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +89,7 @@ class ReplicaReport:
         step_time_s: recent mean of a step; 0 before the first.
         power_w: recent mean.
         energy_j: since the replica started.
+        totals: over its steps, for the fit of its step model.
 
     """
 
@@ -73,6 +104,7 @@ class ReplicaReport:
     step_time_s: float = 0.0
     power_w: float = 0.0
     energy_j: float = 0.0
+    totals: StepTotals = StepTotals()
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +138,24 @@ class ReplicaView:
 
 
 @dataclass(frozen=True, slots=True)
+class Sleeper:
+    """A variant of which one more replica can be woken.
+
+    Attributes:
+        variant: of the replica.
+        start_s: until it would serve.
+        start_j: energy of that.
+        asleep_power_w: that it draws meanwhile: 0 with its process gone.
+
+    """
+
+    variant: VariantName
+    start_s: float
+    start_j: float
+    asleep_power_w: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Fleet:
     """Every variant and every replica known at one instant.
 
@@ -115,6 +165,9 @@ class Fleet:
         replicas: in a stable order.
         columns: the same replicas arranged for routing, where whoever made the fleet keeps
             them up to date (`scheduler.board`); None leaves it to each decision.
+        prefixes: which replica holds the beginning of which prompt, as known now; None
+            where nobody keeps it. A decision reads it and never changes it.
+        sleepers: what could be woken; a decision may advise it, and the planner acts.
 
     """
 
@@ -124,3 +177,5 @@ class Fleet:
     columns: Mapping[ModelName, ModelColumns] | None = field(
         default=None, compare=False, repr=False
     )
+    prefixes: PrefixIndex | None = field(default=None, compare=False, repr=False)
+    sleepers: tuple[Sleeper, ...] = ()

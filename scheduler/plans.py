@@ -110,6 +110,8 @@ class Demand:
         prompt_tokens: mean, of which the prefix cache gives `cached_share`.
         completion_tokens: mean.
         cached_share: of prompt tokens found in prefix caches, 0 to 1.
+        upper_requests_per_s: rate that a forecast will hardly exceed; capacity is kept for
+            it where it is above the mean, while energy is reckoned at the mean.
 
     """
 
@@ -119,6 +121,7 @@ class Demand:
     prompt_tokens: float
     completion_tokens: float
     cached_share: float = 0.0
+    upper_requests_per_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +205,9 @@ class Plan:
         solver: "milp", "greedy" or "held" (hysteresis kept the present state).
         gap: relative distance of `predicted_w` from the solver's own bound.
         unserved: of each demand's rate (by its index), what capacity cannot carry.
+        surplus_since_s: for each awake replica that is kept without being needed, since
+            when it is not, oldest first; the next plan's hysteresis goes on from there.
+        spare_since_s: the same for nodes.
 
     """
 
@@ -215,3 +221,5 @@ class Plan:
     solver: Literal["milp", "greedy", "held"]
     gap: float
     unserved: Mapping[int, float] = field(default_factory=dict)
+    surplus_since_s: Mapping[Slot, tuple[float, ...]] = field(default_factory=dict)
+    spare_since_s: Mapping[NodeGroupName, tuple[float, ...]] = field(default_factory=dict)

@@ -44,6 +44,8 @@ class Request:
         objective: latency and quality that it needs.
         arrived_at_s: time of arrival on the gateway's monotonic clock.
         variant: the only variant that may serve it, or None for any.
+        prefix_blocks: chained hashes of the prompt's full blocks (`scheduler.prefixes`);
+            empty where nobody looks for common prefixes.
 
     """
 
@@ -55,3 +57,4 @@ class Request:
     objective: Objective
     arrived_at_s: float
     variant: VariantName | None = None
+    prefix_blocks: tuple[int, ...] = ()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import asdict
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 _PIPE_WIDTH = 160
 OUT = Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH)
 ERR = Console(stderr=True, width=None if sys.stderr.isatty() else _PIPE_WIDTH)
+COMMANDS = "jouleserve.commands"
 _USUAL_ADDRESS = "127.0.0.1:9000"
 _STATUS_TIMEOUT_S = 10.0
 
@@ -56,6 +58,7 @@ PortOption = Annotated[
 
 def main() -> None:
     """Run the command line; what can go wrong becomes one line and exit code 1."""
+    _add_commands_of_other_rooms()
     try:
         app()
     except (ConfigFileError, ClusterError, CheckpointError, JouleserveClientError) as error:
@@ -63,6 +66,12 @@ def main() -> None:
         sys.exit(1)
     except (KeyboardInterrupt, BrokenPipeError):
         sys.exit(130)
+
+
+def _add_commands_of_other_rooms() -> None:
+    """Add what announces itself as a command, since this room may not import all others."""
+    for entry in entry_points(group=COMMANDS):
+        app.command(entry.name)(entry.load())
 
 
 @app.command()

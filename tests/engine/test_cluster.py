@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 
-RELEASE_S = 2.0
+# A busy machine may take longer than the 0.6 s that a quiet one does.
+RELEASE_S = 15.0
 CHAT: list[Any] = [{"role": "user", "content": QUESTION}]
 
 
@@ -211,7 +212,7 @@ async def test_an_http_client_that_leaves_takes_its_request_along(cluster: Clust
         ({"prompt": "x", "max_tokens": -3}, "max_tokens is -3"),
         ({"prompt": "x", "temperature": -1.0}, "temperature"),
         ({"prompt": "x", "top_p": 3.0}, "top_p"),
-        ({"prompt_token_ids": [999_999_999]}, "token"),
+        ({"prompt_token_ids": [999_999_999]}, "out of vocabulary"),
         ({"prompt": "x", "variant": "int3"}, "known: bf16, int8"),
         ({"prompt": "x", "service_class": "gold"}, "interactive"),
     ],

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve.engine import EngineDelta
 from serve.errors import JouleserveError, ReplicaLostError
 from serve.stream import Stream
 from tests.gateway_fakes import ending, tokens
+
+if TYPE_CHECKING:
+    from serve.engine import EngineDelta
 
 TAKE = "take"
 

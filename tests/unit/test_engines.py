@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from scheduler.fleet import ReplicaReport, ReplicaView
 from scheduler.requests import ReplicaId
 from serve import link as link_module
-from serve.engines import Attempt
 from serve.errors import DeadlineError, ReplicaLostError
 from serve.link import LinkState
 from tests.gateway_fakes import (
@@ -21,6 +22,9 @@ from tests.gateway_fakes import (
     settle,
     tokens,
 )
+
+if TYPE_CHECKING:
+    from serve.engines import Attempt
 
 A, B, C = ReplicaId("a"), ReplicaId("b"), ReplicaId("c")
 

@@ -1,0 +1,145 @@
+"""How busy a simulated replica is, as its reports say it.
+
+Its own module because it mirrors the live replica's load meter figure by figure, over
+leaps instead of single steps.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, NamedTuple
+
+from scheduler.fleet import ReplicaReport
+
+if TYPE_CHECKING:
+    from loadtest.step_runs import Series, StepRun
+
+# As of the live load meter: seconds over which rates are taken, weight of the newest step.
+WINDOW_S = 5.0
+STEP_WEIGHT = 0.1
+
+
+class _Sample(NamedTuple):
+    started_at_s: float
+    ended_at_s: float
+    prefill_tokens: int
+    decode_tokens: int
+
+
+class ReplicaLoad:
+    """Counts what is not yet computed, and watches the steps."""
+
+    def __init__(self, started_at_s: float) -> None:
+        self._started_at_s = started_at_s
+        self._pending_tokens = 0
+        self._step_time_s = 0.0
+        self._recent: deque[_Sample] = deque()
+        self._recent_prefill_tokens = 0
+        self._recent_decode_tokens = 0
+        self._metered_j = 0.0
+        self._metered_at_s = started_at_s
+        self._power_w = 0.0
+
+    def accepted(self, prompt_tokens: int) -> None:
+        """Count a prompt that is to be computed."""
+        self._pending_tokens += prompt_tokens
+
+    def found(self, tokens: int) -> None:
+        """Count a prefix that need not be computed."""
+        self._pending_tokens -= tokens
+
+    def computed(self, tokens: int) -> None:
+        """Count prompt tokens that are computed."""
+        self._pending_tokens -= tokens
+
+    def preempted(self, tokens: int) -> None:
+        """Count tokens that must be computed anew."""
+        self._pending_tokens += tokens
+
+    def ended(self, run: StepRun, steps: int, batch: int) -> None:
+        """Fold in a run that has ended."""
+        self._step_time_s = _tracked(self._step_time_s, run.time, steps)
+        ended_at_s = run.started_at_s + run.time.total(steps)
+        sample = _Sample(run.started_at_s, ended_at_s, run.prefill_tokens, steps * batch)
+        self._recent.append(sample)
+        self._recent_prefill_tokens += sample.prefill_tokens
+        self._recent_decode_tokens += sample.decode_tokens
+        if len(self._recent) > 1 and self._recent[0].ended_at_s <= ended_at_s - WINDOW_S:
+            self._forget(ended_at_s)
+
+    def report(  # noqa: PLR0913 (what of the replica is not counted here)
+        self,
+        now_s: float,
+        *,
+        running: int,
+        waiting: int,
+        context_tokens: int,
+        kv_cache_usage: float,
+        under_way: tuple[StepRun, int, int] | None,
+        energy_j: float,
+    ) -> ReplicaReport:
+        """Give the totals at this instant.
+
+        Args:
+            now_s: the instant.
+            running: sequences in the batch.
+            waiting: sequences accepted and not in the batch.
+            context_tokens: of decoding sequences.
+            kv_cache_usage: share of KV blocks held, 0 to 1.
+            under_way: the present run, its steps that have ended, its decoding sequences.
+            energy_j: since the replica started.
+
+        """
+        self._forget(now_s)
+        step_time_s, decoded = self._step_time_s, self._recent_decode_tokens
+        if under_way is not None and under_way[1]:
+            run, steps, batch = under_way
+            step_time_s = _tracked(step_time_s, run.time, steps)
+            decoded += steps * batch
+        span_s = max(min(WINDOW_S, now_s - self._started_at_s), 1e-3)
+        if now_s > self._metered_at_s:
+            self._power_w = (energy_j - self._metered_j) / (now_s - self._metered_at_s)
+            self._metered_j, self._metered_at_s = energy_j, now_s
+        return ReplicaReport(
+            now_s,
+            running,
+            waiting,
+            self._pending_tokens,
+            context_tokens,
+            kv_cache_usage,
+            self._recent_prefill_tokens / span_s,
+            decoded / span_s,
+            step_time_s,
+            self._power_w,
+            energy_j,
+        )
+
+    def _forget(self, now_s: float) -> None:
+        recent, before_s = self._recent, now_s - WINDOW_S
+        while recent and recent[0].ended_at_s <= before_s:
+            oldest = recent.popleft()
+            self._recent_prefill_tokens -= oldest.prefill_tokens
+            self._recent_decode_tokens -= oldest.decode_tokens
+        if recent and recent[0].started_at_s < before_s and recent[0].decode_tokens:
+            self._trim(before_s)
+
+    def _trim(self, before_s: float) -> None:
+        """Forget the part of a leap that lies before the window, as if taken step by step."""
+        oldest = self._recent.popleft()
+        span_s = oldest.ended_at_s - oldest.started_at_s
+        kept = round(oldest.decode_tokens * (oldest.ended_at_s - before_s) / span_s)
+        self._recent_decode_tokens -= oldest.decode_tokens - kept
+        self._recent.appendleft(_Sample(before_s, oldest.ended_at_s, oldest.prefill_tokens, kept))
+
+
+def _tracked(mean_s: float, time: Series, steps: int) -> float:
+    """Move a running mean through that many steps.
+
+    With weight w the mean m of values f + s·i obeys m(i+1) = (1−w)·m(i) + w·(f + s·i);
+    f + s·(i − 1/w) solves it, and the distance from that shrinks by 1 − w each time.
+    """
+    if not mean_s:
+        mean_s = time.first  # The first step is taken at its word.
+    lag_s = time.first - time.slope / STEP_WEIGHT
+    distance_s = float((1.0 - STEP_WEIGHT) ** steps) * (mean_s - lag_s)
+    return distance_s + lag_s + time.slope * steps

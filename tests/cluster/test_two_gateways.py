@@ -1,0 +1,139 @@
+"""Two gateways over the same replicas: they see each other's work, and fall each alone."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from protos.jouleserve.client import AsyncClient, Completion, UnavailableError
+from tests.cluster.live_cluster import PATIENCE_S, LiveCluster, eventually, running
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from protos.jouleserve.client import ClusterStatus
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+
+CONFIG = """
+models:
+  - name: slow
+    variants:
+      - name: slow
+        engine: echo
+        accelerator: cpu
+        cpus_per_replica: 0.1
+        echo: {decode_step_s: 0.02}
+gateway:
+  replicas: 2
+"""
+STREAMS = 16
+# Forty seconds: longer than anything here takes to happen.
+TOKENS = 2000
+# A replica gives a gateway two seconds to come back.
+ABANDON_S = 10.0
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveCluster]:
+    with running(tmp_path_factory.mktemp("pair"), CONFIG) as cluster:
+        yield cluster
+
+
+async def views(cluster: LiveCluster) -> dict[str, ClusterStatus]:
+    """Ask until both gateways have answered; the ingress chooses which one does."""
+    found: dict[str, ClusterStatus] = {}
+
+    async def both() -> bool:
+        status = await cluster.status()
+        found[status.gateway] = status
+        return len(found) == 2
+
+    assert await eventually(both), found
+    return found
+
+
+async def test_both_serve_and_see_each_others_work(pair: LiveCluster) -> None:
+    clients = [pair.client() for _ in range(STREAMS)]
+    streams = [client.generate("slow", "hello", max_tokens=TOKENS) for client in clients]
+    await asyncio.gather(*(anext(stream) for stream in streams))
+
+    async def agreed() -> bool:
+        statuses = (await views(pair)).values()
+        return {each.replicas[0].running_requests for each in statuses} == {STREAMS}
+
+    assert await eventually(agreed), await views(pair)
+    counters = [each.counters for each in (await views(pair)).values()]
+    assert all(each.in_flight > 0 for each in counters)
+    assert sum(each.in_flight for each in counters) == STREAMS
+    assert all(each.leases == each.in_flight for each in counters)
+    await asyncio.gather(*(client.close() for client in clients))
+    await assert_both_free(pair)
+
+
+async def test_one_that_is_killed_takes_only_its_own_streams_along(pair: LiveCluster) -> None:
+    clients = [pair.client() for _ in range(STREAMS)]
+    streams = [client.generate("slow", "hello", max_tokens=TOKENS) for client in clients]
+    await asyncio.gather(*(anext(stream) for stream in streams))
+    reading = [asyncio.create_task(stream.complete()) for stream in streams]
+    leases = sorted(each.counters.leases for each in (await views(pair)).values())
+    victim, *_ = await pair.gateways()
+    await pair.probe.kill(victim)
+
+    async def fallen() -> int:
+        return sum(task.done() for task in reading)
+
+    assert await eventually(fallen)
+    kept = await settled(pair)
+    lost = [task for task in reading if task.done()]
+    print([repr(t.exception()) for t in lost], kept, leases)
+    assert sorted([len(lost), kept]) == leases
+    assert all(isinstance(task.exception(), UnavailableError) for task in lost)
+
+    await pair.assert_serves("slow")
+    async with asyncio.timeout(PATIENCE_S):
+        ends = await asyncio.gather(*reading, return_exceptions=True)
+    whole = [end for end in ends if isinstance(end, Completion)]
+    assert len(whole) == kept
+    assert all(len(each.token_ids) == TOKENS for each in whole)
+    await asyncio.gather(*(client.close() for client in clients))
+
+    async def back() -> bool:
+        return len(await pair.gateways()) == 2
+
+    assert await eventually(back)
+    await assert_both_free(pair)
+    async with pair.client() as client:
+        await asyncio.gather(*(serve_once(client) for _ in range(STREAMS)))
+
+
+async def settled(cluster: LiveCluster) -> int:
+    """Wait until the engine works for one gateway only; give how much, which its books agree to."""
+
+    async def one() -> bool:
+        (replica,) = await cluster.probe.statuses()
+        return len(replica["gateways"]) == 1
+
+    assert await eventually(one, ABANDON_S), await cluster.probe.statuses()
+    (replica,) = await cluster.probe.statuses()
+    counters = (await cluster.status()).counters
+    assert counters.in_flight == counters.leases == replica["unfinished_requests"]
+    assert replica["open_streams"] == replica["unfinished_requests"]
+    return int(replica["unfinished_requests"])
+
+
+async def assert_both_free(cluster: LiveCluster) -> None:
+    async def free() -> bool:
+        counters = [each.counters for each in (await views(cluster)).values()]
+        (replica,) = await cluster.probe.statuses()
+        held = sum(each.in_flight + each.leases for each in counters)
+        return not held + replica["unfinished_requests"] + replica["open_streams"]
+
+    assert await eventually(free), await views(cluster)
+
+
+async def serve_once(client: AsyncClient) -> None:
+    reply = await client.complete("slow", prompt_token_ids=[1, 2], max_tokens=3)
+    assert reply.token_ids == (1, 2, 1)
