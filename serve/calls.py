@@ -6,10 +6,12 @@ behind it knows which of the two a client spoke.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from protos.jouleserve import checksum
+from serve.errors import BadRequestError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,6 +42,23 @@ class Wishes:
     min_quality: float | None = None
     variant: str = ""
     explain: bool = False
+
+
+def checked_wishes(given: Wishes) -> Wishes:
+    """Return the wishes if they can be meant.
+
+    Raises:
+        BadRequestError: an objective that no time or quality can have.
+
+    """
+    for name in ("ttft_s", "tpot_s"):
+        value = getattr(given, name)
+        if value is not None and not (value > 0 and math.isfinite(value)):
+            raise BadRequestError(f"objective.{name} is {value}; give seconds above 0")
+    quality = given.min_quality
+    if quality is not None and not 0 <= quality <= 1:
+        raise BadRequestError(f"objective.min_quality is {quality}; give 0 to 1")
+    return given
 
 
 @dataclass(frozen=True, slots=True)

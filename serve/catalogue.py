@@ -30,6 +30,10 @@ _ACTIVATION_BYTES = 2 * _GIB
 _BYTES = {"bfloat16": 2.0, "float16": 2.0, "float32": 4.0}
 # Activations of so many bits are multiplied as they are; others as bf16.
 _UNIT_BITS = 8
+# Bytes of a weight that is unpacked from fewer bits than any unit multiplies.
+_NARROW_BYTES = 0.5
+# Prompts are looked up in the prefix cache in blocks of so many tokens; vLLM's default.
+_PREFIX_BLOCK_TOKENS = 16
 # Share of the way from context power to TDP that the echo engine pretends to draw.
 _ECHO_BUSY_SHARE = 0.6
 # Its KV cache, in full contexts for each place in the batch: never what limits it.
@@ -60,7 +64,16 @@ def variant(model: ModelConfig, entry: VariantConfig) -> Variant:
         kv_capacity_tokens=_kv_capacity_tokens(entry, checkpoint),
         steps=_steps(entry, checkpoint),
         context_power_w=context_power_w(entry),
+        prefix_block_tokens=_prefix_block_tokens(entry),
     )
+
+
+def _prefix_block_tokens(entry: VariantConfig) -> int:
+    """Granularity of the engine's prefix cache; 0 without one."""
+    if entry.engine == "echo" or entry.engine_options.get("enable_prefix_caching") is False:
+        return 0
+    given = entry.engine_options.get("block_size")
+    return given if isinstance(given, int) else _PREFIX_BLOCK_TOKENS
 
 
 def ledger(entry: VariantConfig) -> Ledger:
@@ -162,31 +175,48 @@ def _text_config(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def precision(entry: VariantConfig, checkpoint: Mapping[str, Any]) -> Precision:
-    """Say what the matrix products are computed in: activations decide, not weights."""
+    """Say what the matrix products run in: activations decide, and int4 weights are unpacked."""
     quantization = checkpoint.get("quantization_config") or {}
     for group in (quantization.get("config_groups") or {}).values():
         activations = group.get("input_activations") or {}
         if activations.get("num_bits") == _UNIT_BITS:
             return "fp8" if activations.get("type") == "float" else "int8"
     method = entry.quantization or quantization.get("quant_method") or ""
-    return "fp8" if "fp8" in method else "bf16"
+    if "fp8" in method:
+        return "fp8"
+    return "int4" if _weight_bytes(checkpoint) <= _NARROW_BYTES else "bf16"
 
 
 def shape(entry: VariantConfig, checkpoint: Mapping[str, Any]) -> ModelShape:
     """Count what a step reads and computes, from the fields of a config.json.
 
-    All experts of a mixture count as read, as they are at any but the smallest batches.
+    All experts of a mixture count as read, as they are at any but the smallest batches. Of
+    embeddings that are not the output head's weights too, a step reads a few rows.
     """
     layers = int(checkpoint["num_hidden_layers"])
-    total, active = _parameters(checkpoint)
-    online_fp8 = "fp8" in (entry.quantization or "") and "quantization_config" not in checkpoint
-    weight_bytes = checkpoint.get("weight_bytes") or total * _weight_bytes(checkpoint)
+    _, active = _parameters(checkpoint)
     return ModelShape(
-        weight_bytes=weight_bytes / 2 if online_fp8 else weight_bytes,
+        weight_bytes=_resident_bytes(entry, checkpoint) - _embedding_bytes(checkpoint),
         active_parameters=active,
         kv_bytes_per_token=_kv_bytes_per_token(entry, checkpoint, layers),
         layers=layers,
     )
+
+
+def _resident_bytes(entry: VariantConfig, checkpoint: Mapping[str, Any]) -> float:
+    """Bytes of all weights in memory."""
+    online_fp8 = "fp8" in (entry.quantization or "") and "quantization_config" not in checkpoint
+    total, _ = _parameters(checkpoint)
+    weight_bytes = checkpoint.get("weight_bytes") or total * _weight_bytes(checkpoint)
+    return float(weight_bytes / 2 if online_fp8 else weight_bytes)
+
+
+def _embedding_bytes(checkpoint: Mapping[str, Any]) -> float:
+    """Bytes of input embeddings that serve for nothing else; they are never quantized."""
+    if checkpoint.get("tie_word_embeddings"):
+        return 0.0
+    size = _BYTES.get(str(checkpoint.get("torch_dtype") or checkpoint.get("dtype")), 2.0)
+    return size * float(checkpoint["vocab_size"]) * float(checkpoint["hidden_size"])
 
 
 def _parameters(checkpoint: Mapping[str, Any]) -> tuple[float, float]:
@@ -251,5 +281,6 @@ def _kv_capacity_tokens(entry: VariantConfig, checkpoint: Mapping[str, Any] | No
         room_bytes = entry.ranks * entry.kv_cache_gib * _GIB
     else:
         memory_bytes = _MEMORY_SHARE * CATALOGUE[entry.accelerator].memory_bytes
-        room_bytes = entry.ranks * (memory_bytes - _ACTIVATION_BYTES) - facts.weight_bytes
+        room_bytes = entry.ranks * (memory_bytes - _ACTIVATION_BYTES)
+        room_bytes -= _resident_bytes(entry, checkpoint)
     return max(entry.max_context_tokens, int(room_bytes / facts.kv_bytes_per_token))

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from serve.config import Config, ModelConfig
-    from serve.openai_vllm import Dispatch, OpenAIRoutes
+    from serve.openai_vllm import OpenAIRoutes
+    from serve.routed_engine_vllm import Dispatch
 
 
 class Frontend(Protocol):

@@ -5,13 +5,12 @@ Its own module so that the wire can change without the dispatcher knowing.
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any, Protocol
 
 import grpc
 
 from protos.jouleserve.v1 import inference_pb2 as pb
-from serve.calls import Outcome, Wishes
+from serve.calls import Outcome, Wishes, checked_wishes
 from serve.errors import BadRequestError, JouleserveError, PromptTooLargeError
 
 if TYPE_CHECKING:
@@ -130,23 +129,6 @@ def wishes(request: pb.GenerateRequest) -> Wishes:
             **given,
         )
     )
-
-
-def checked_wishes(given: Wishes) -> Wishes:
-    """Return the wishes if they can be meant.
-
-    Raises:
-        BadRequestError: an objective that no time or quality can have.
-
-    """
-    for name in ("ttft_s", "tpot_s"):
-        value = getattr(given, name)
-        if value is not None and not (value > 0 and math.isfinite(value)):
-            raise BadRequestError(f"objective.{name} is {value}; give seconds above 0")
-    quality = given.min_quality
-    if quality is not None and not 0 <= quality <= 1:
-        raise BadRequestError(f"objective.min_quality is {quality}; give 0 to 1")
-    return given
 
 
 def sampling(request: pb.GenerateRequest) -> dict[str, Any]:

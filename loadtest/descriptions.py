@@ -1,0 +1,147 @@
+"""A cluster as it could be: variants, nodes, service classes, and how it is run.
+
+Its own module because the virtual cluster, the autoscalers and the reports work on these
+values, wherever they come from; `loadtest.fleets` reads them from a file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from scheduler.capacity import capability
+from scheduler.plans import Demand, Slot
+from scheduler.routing import Limits
+
+from loadtest.simulated_replica import EngineSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from scheduler.fleet import Variant
+    from scheduler.plans import NodeGroup, NodeGroupName, Placement
+    from scheduler.requests import ModelName, Objective, VariantName
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceClass:
+    """What requests of one kind need.
+
+    Attributes:
+        name: as traces spell it.
+        objective: that they share.
+        share: of requests whose class the trace does not tell.
+
+    """
+
+    name: str
+    objective: Objective
+    share: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class GatewaySettings:
+    """How gateways are run; the defaults are those of the live cluster.
+
+    Attributes:
+        gateways: that share the traffic.
+        report_period_s: longest silence of a replica towards a gateway.
+        network_s: between gateway and replica, one way.
+        limits: of routing.
+        expected_completion_tokens: assumed before any completion was seen.
+        max_tokens: that clients ask for, unless they get more.
+        max_in_flight: in one gateway; None for any number.
+        attempts: at serving a request whose replica is lost before its first token.
+
+    """
+
+    gateways: int = 1
+    report_period_s: float = 0.5
+    network_s: float = 0.001
+    limits: Limits = field(default_factory=Limits)
+    expected_completion_tokens: float = 128.0
+    max_tokens: int = 1024
+    max_in_flight: int | None = None
+    attempts: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterDescription:
+    """Everything about a cluster but its load.
+
+    Attributes:
+        name: for reports.
+        model: that all its variants serve.
+        variants: by name.
+        groups: by name.
+        placements: every allowed pair of the two.
+        classes: by name.
+        gateway: how gateways are run.
+        engine: how engines schedule.
+
+    """
+
+    name: str
+    model: ModelName
+    variants: Mapping[VariantName, Variant]
+    groups: Mapping[NodeGroupName, NodeGroup]
+    placements: tuple[Placement, ...]
+    classes: Mapping[str, ServiceClass]
+    gateway: GatewaySettings = field(default_factory=GatewaySettings)
+    engine: EngineSettings = field(default_factory=EngineSettings)
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Of service classes, by name."""
+        return {each.name: each.share for each in self.classes.values()}
+
+    def placement(self, slot: Slot) -> Placement:
+        """The placement of a slot."""
+        return next(each for each in self.placements if slot_of(each) == slot)
+
+    def ceiling(self, placement: Placement) -> int:
+        """Replicas that a placement can have if it has its nodes for itself."""
+        group = self.groups[placement.group]
+        most = group.accelerators_per_node // placement.accelerators * group.max_nodes
+        return most if placement.max_replicas is None else min(most, placement.max_replicas)
+
+    def with_block_tokens(self, block_tokens: int) -> ClusterDescription:
+        """The same cluster with KV blocks of another size."""
+        return replace(self, engine=replace(self.engine, block_tokens=block_tokens))
+
+
+def slot_of(placement: Placement) -> Slot:
+    """Where a placement's replicas are counted."""
+    return Slot(placement.variant, placement.group)
+
+
+def highest_rate(
+    cluster: ClusterDescription, prompt_tokens: float, completion_tokens: float
+) -> float:
+    """Requests/s that the whole cluster can carry within its objectives: 100 % load.
+
+    Every node group runs the variant that carries most on it, service classes come in
+    their shares, and each replica is at the rate of `scheduler.capacity.capability`, the
+    largest batch that keeps TTFT and TPOT: what the planner may reckon with too.
+    """
+    weight = sum(each.share for each in cluster.classes.values())
+    seconds = 0.0
+    for each in cluster.classes.values():
+        demand = Demand(cluster.model, each.objective, 1.0, prompt_tokens, completion_tokens)
+        rate = sum(
+            max(
+                (_placed_rate(cluster, placement, demand)
+                 for placement in cluster.placements if placement.group == group),
+                default=0.0,
+            )
+            for group in cluster.groups
+        )
+        if rate <= 0:
+            return 0.0
+        seconds += each.share / weight / rate
+    return 1.0 / seconds
+
+
+def _placed_rate(cluster: ClusterDescription, placement: Placement, demand: Demand) -> float:
+    able = capability(cluster.variants[placement.variant], demand)
+    return 0.0 if able is None else able.requests_per_s * cluster.ceiling(placement)
