@@ -43,6 +43,7 @@ lint: setup protos-check  ## format, style, types, import contracts, generated c
 	@$(BIN)/ruff format --check --quiet . || { echo "run: $(BIN)/ruff format ."; exit 1; }
 	@echo "==> ruff check"
 	@$(BIN)/ruff check --quiet .
+	@$(BIN)/python scripts/document_configuration.py --check
 	@echo "==> mypy (a minute the first time)"
 	@$(BIN)/mypy
 	@echo "==> lint-imports"
@@ -63,7 +64,7 @@ protos-check: setup  ## compare the committed generated code with a fresh genera
 
 bench: setup  ## micro-benchmarks in benchmarks/
 	@echo "==> benchmarks"
-	@$(BIN)/python -m pytest benchmarks -o python_files='bench_*.py' -o python_functions='bench_*' \
+	@$(BIN)/python -m pytest benchmarks -o python_files='bench_*.py' \
 		-o timeout=600 --benchmark-only
 
 lock: setup  ## renew requirements/cpu.txt and requirements/cuda.txt from pyproject.toml (UPGRADE=1: newest versions)

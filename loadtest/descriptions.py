@@ -51,6 +51,7 @@ class GatewaySettings:
         expected_completion_tokens: assumed before any completion was seen.
         max_tokens: that clients ask for, unless they get more.
         max_in_flight: in one gateway; None for any number.
+        calibrated: correct the step models by what replicas report.
         attempts: at serving a request whose replica is lost before its first token.
 
     """
@@ -62,6 +63,7 @@ class GatewaySettings:
     expected_completion_tokens: float = 128.0
     max_tokens: int = 1024
     max_in_flight: int | None = None
+    calibrated: bool = False
     attempts: int = 3
 
 
@@ -106,8 +108,13 @@ class ClusterDescription:
         return most if placement.max_replicas is None else min(most, placement.max_replicas)
 
     def with_block_tokens(self, block_tokens: int) -> ClusterDescription:
-        """The same cluster with KV blocks of another size."""
-        return replace(self, engine=replace(self.engine, block_tokens=block_tokens))
+        """The same cluster with KV blocks, and so prefixes, of another size."""
+        variants = {
+            name: replace(variant, prefix_block_tokens=block_tokens)
+            for name, variant in self.variants.items()
+        }
+        engine = replace(self.engine, block_tokens=block_tokens)
+        return replace(self, variants=variants, engine=engine)
 
 
 def slot_of(placement: Placement) -> Slot:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
-from scheduler.fleet import ReplicaReport
+from scheduler.fleet import ReplicaReport, StepTotals
 
 if TYPE_CHECKING:
     from loadtest.step_runs import Series, StepRun
@@ -39,6 +39,7 @@ class ReplicaLoad:
         self._metered_j = 0.0
         self._metered_at_s = started_at_s
         self._power_w = 0.0
+        self._totals = StepTotals()
 
     def accepted(self, prompt_tokens: int) -> None:
         """Count a prompt that is to be computed."""
@@ -56,8 +57,10 @@ class ReplicaLoad:
         """Count tokens that must be computed anew."""
         self._pending_tokens += tokens
 
-    def ended(self, run: StepRun, steps: int, batch: int) -> None:
-        """Fold in a run that has ended."""
+    def ended(self, run: StepRun, batch: int, context_tokens: int) -> None:
+        """Fold in a run that has ended; the context is that of its first step."""
+        steps = run.steps
+        self._totals = _added(self._totals, run, steps, batch, context_tokens)
         self._step_time_s = _tracked(self._step_time_s, run.time, steps)
         ended_at_s = run.started_at_s + run.time.total(steps)
         sample = _Sample(run.started_at_s, ended_at_s, run.prefill_tokens, steps * batch)
@@ -70,30 +73,35 @@ class ReplicaLoad:
     def report(  # noqa: PLR0913 (what of the replica is not counted here)
         self,
         now_s: float,
+        seen_at_s: float,
         *,
         running: int,
         waiting: int,
         context_tokens: int,
         kv_cache_usage: float,
-        under_way: tuple[StepRun, int, int] | None,
+        under_way: tuple[StepRun, int, int, int] | None,
         energy_j: float,
     ) -> ReplicaReport:
         """Give the totals at this instant.
 
         Args:
             now_s: the instant.
+            seen_at_s: when the report will reach the gateway.
             running: sequences in the batch.
             waiting: sequences accepted and not in the batch.
             context_tokens: of decoding sequences.
             kv_cache_usage: share of KV blocks held, 0 to 1.
-            under_way: the present run, its steps that have ended, its decoding sequences.
+            under_way: the present run, its steps that have ended, its decoding sequences
+                and their context when it began.
             energy_j: since the replica started.
 
         """
         self._forget(now_s)
         step_time_s, decoded = self._step_time_s, self._recent_decode_tokens
+        totals = self._totals
         if under_way is not None and under_way[1]:
-            run, steps, batch = under_way
+            run, steps, batch, context = under_way
+            totals = _added(totals, run, steps, batch, context)
             step_time_s = _tracked(step_time_s, run.time, steps)
             decoded += steps * batch
         span_s = max(min(WINDOW_S, now_s - self._started_at_s), 1e-3)
@@ -101,7 +109,7 @@ class ReplicaLoad:
             self._power_w = (energy_j - self._metered_j) / (now_s - self._metered_at_s)
             self._metered_j, self._metered_at_s = energy_j, now_s
         return ReplicaReport(
-            now_s,
+            seen_at_s,
             running,
             waiting,
             self._pending_tokens,
@@ -112,6 +120,7 @@ class ReplicaLoad:
             step_time_s,
             self._power_w,
             energy_j,
+            totals,
         )
 
     def _forget(self, now_s: float) -> None:
@@ -130,6 +139,21 @@ class ReplicaLoad:
         kept = round(oldest.decode_tokens * (oldest.ended_at_s - before_s) / span_s)
         self._recent_decode_tokens -= oldest.decode_tokens - kept
         self._recent.appendleft(_Sample(before_s, oldest.ended_at_s, oldest.prefill_tokens, kept))
+
+
+def _added(
+    totals: StepTotals, run: StepRun, steps: int, batch: int, context_tokens: int
+) -> StepTotals:
+    """Add the first steps of a run, as if one by one."""
+    return StepTotals(
+        totals.steps + steps,
+        totals.decode_steps + (steps if batch else 0),
+        totals.sequences + steps * batch,
+        totals.context_tokens + steps * context_tokens + batch * steps * (steps - 1) // 2,
+        totals.prefill_tokens + run.prefill_tokens,
+        totals.busy_s + run.time.total(steps),
+        totals.busy_j + run.energy.total(steps) + run.prefill_j,
+    )
 
 
 def _tracked(mean_s: float, time: Series, steps: int) -> float:

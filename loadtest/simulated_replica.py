@@ -80,10 +80,12 @@ class SimulatedReplica:
         replica: its name.
         variant: what it really is, whatever the scheduler believes.
         draining: it is given no new work.
+        ended: it is gone; what still comes from it is of no interest.
         started_at_s: when it began to serve.
         kv: its KV cache.
         load: what its reports say.
         settled_j: of sequences that ended, however they did.
+        reported_at_s: when each gateway was last sent a report.
 
     """
 
@@ -98,10 +100,12 @@ class SimulatedReplica:
         self.replica = replica
         self.variant = variant
         self.draining = False
+        self.ended = False
         self.started_at_s = events.now_s
         self.kv = KvCache(variant.kv_capacity_tokens, settings.block_tokens)
         self.load = ReplicaLoad(events.now_s)
         self.settled_j = 0.0
+        self.reported_at_s: list[float] = []
         self._settings = settings
         self._events = events
         self._listener = listener
@@ -176,20 +180,27 @@ class SimulatedReplica:
 
     # ── what it says ────────────────────────────────────────────────────────
 
-    def report(self) -> ReplicaReport:
-        """Give the totals of this instant, as of the last step that has ended."""
+    def report(self, seen_at_s: float) -> ReplicaReport:
+        """Give the totals of this instant, as of the last step that has ended.
+
+        Args:
+            seen_at_s: when the report will reach the gateway.
+
+        """
         now_s, run = self._events.now_s, self._run
         energy = self.energy(now_s)
         steps = 0 if run is None else run.completed(now_s)
         growth = self.kv.growth(self._steps, steps) if steps and self.kv.decoding else 0
+        context = self._context_tokens
         used = (self.kv.used_blocks + growth) / self.kv.capacity_blocks
         return self.load.report(
             now_s,
+            seen_at_s,
             running=len(self._running),
             waiting=len(self._waiting),
-            context_tokens=self._context_tokens + steps * self.kv.decoding,
+            context_tokens=context + steps * self.kv.decoding,
             kv_cache_usage=used,
-            under_way=(run, steps, self.kv.decoding) if run is not None else None,
+            under_way=(run, steps, self.kv.decoding, context) if run is not None else None,
             energy_j=energy.total_j,
         )
 
@@ -266,9 +277,9 @@ class SimulatedReplica:
         run = self._run
         if version != self._version or run is None:
             return
+        self.load.ended(run, self.kv.decoding, self._context_tokens)
         if self.kv.decoding:
             self._advance(run, run.steps)
-        self.load.ended(run, run.steps, self.kv.decoding)
         self._run, self._idle_since_s = None, self._events.now_s
         finished: list[Sequence] = []
         if self._chunks:

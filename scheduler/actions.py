@@ -97,9 +97,7 @@ def _wake_reason(instance: Instance, wanted: Solution, index: int) -> str:
 
 def _drain_reason(instance: Instance, wanted: Solution, settled: Settled, index: int) -> str:
     terms, want = instance.slots[index], wanted.replicas[index]
-    rate = sum(
-        wanted.rates[row] for row, pair in enumerate(instance.pairs) if pair.slot == index
-    )
+    rate = sum(wanted.rates[row] for row, pair in enumerate(instance.pairs) if pair.slot == index)
     return (
         f"{want} of {terms.awake} carry the planned {rate:.3g} requests/s; each further one "
         f"idles at {terms.idle_w:.0f} W above bare, to wake it again takes "

@@ -6,30 +6,28 @@ request: each event costs its own replica only, and a snapshot is a copy of arra
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from scheduler.fleet import Fleet, ReplicaReport, ReplicaView, Variant
+from scheduler.calibration import Calibration
+from scheduler.fleet import Fleet, ReplicaReport, ReplicaView, Sleeper, Variant
 from scheduler.leases import LeaseBook, replica_view
-from scheduler.outlook import (
-    ModelColumns,
-    OutlookColumns,
-    columns,
-    look_ahead,
-    outlooks,
-)
+from scheduler.outlook import columns, look_ahead, outlooks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from scheduler.outlook import FloatArray
+    from scheduler.outlook import FloatArray, ModelColumns
+    from scheduler.prefixes import PrefixIndex
     from scheduler.requests import ModelName, ReplicaId, VariantName
 
 
 class _ModelRows:
     """The replicas of one model: a matrix with a column for each, and who they are."""
 
-    def __init__(self, variants: tuple[Variant, ...]) -> None:
+    def __init__(self, variants: tuple[Variant, ...], prefixes: PrefixIndex | None) -> None:
         self.variants = variants
+        self._prefixes = prefixes
         self.views: dict[ReplicaId, ReplicaView] = {}
         self.stale: set[ReplicaId] = set()
         self._rows: dict[ReplicaId, int] = {}
@@ -44,17 +42,14 @@ class _ModelRows:
             ]
             self._matrix = outlooks(pairs)
             self._rows = {replica: row for row, replica in enumerate(self.views)}
-            self._columns = columns(self.variants, list(self.views.values()), self._matrix.copy())
+            self._columns = columns(
+                self.variants, list(self.views.values()), self._matrix.copy(), self._prefixes
+            )
         elif self.stale:
             for replica in self.stale:
                 view = self.views[replica]
                 self._matrix[:, self._rows[replica]] = look_ahead(view, by_name[view.variant])
-            self._columns = ModelColumns(
-                variants=self.variants,
-                replicas=self._columns.replicas,
-                variant_rows=self._columns.variant_rows,
-                outlook=OutlookColumns(*self._matrix.copy()),
-            )
+            self._columns = self._columns.renewed(self._matrix.copy())
         self.stale.clear()
         return self._columns
 
@@ -64,26 +59,50 @@ class _ModelRows:
 
 
 class FleetBoard:
-    """One gateway's view of every replica, as a value on demand."""
+    """One gateway's view of every replica, as a value on demand.
 
-    def __init__(self, variants: Mapping[VariantName, Variant], leases: LeaseBook) -> None:
+    Attributes:
+        sleepers: what could be woken, as whoever plans has last said.
+
+    """
+
+    def __init__(
+        self,
+        variants: Mapping[VariantName, Variant],
+        leases: LeaseBook,
+        *,
+        prefixes: PrefixIndex | None = None,
+        calibrated: bool = False,
+    ) -> None:
         """Know the variants, and no replica yet.
 
         Args:
             variants: that are configured, by name.
             leases: the gateway's book; its changes are taken up by the next snapshot. No
                 one else may call its `take_changed`.
+            prefixes: told which replicas there are; whoever routes tells it what they hold.
+            calibrated: correct the variants' step models by what replicas report.
 
         """
+        self.sleepers: tuple[Sleeper, ...] = ()
         self._variants = dict(variants)
         self._leases = leases
-        self._models: dict[ModelName, _ModelRows] = {}
+        self._prefixes = prefixes
+        self._calibrations = (
+            {name: Calibration(each.steps, each.context_power_w) for name, each in variants.items()}
+            if calibrated
+            else {}
+        )
+        self._models: dict[ModelName, _ModelRows] = {
+            variant.model: _ModelRows(self._siblings(variant.model), prefixes)
+            for variant in self._variants.values()
+        }
         self._variant_of: dict[ReplicaId, VariantName] = {}
-        for variant in self._variants.values():
-            if variant.model not in self._models:
-                model = variant.model
-                siblings = tuple(v for v in self._variants.values() if v.model == model)
-                self._models[model] = _ModelRows(siblings)
+
+    @property
+    def variants(self) -> Mapping[VariantName, Variant]:
+        """As they are believed now; a new mapping whenever a step model has changed."""
+        return self._variants
 
     def report(self, replica: ReplicaId, variant: VariantName, report: ReplicaReport) -> None:
         """Take a replica's newest report; an unknown replica joins, a draining one stays so."""
@@ -91,7 +110,9 @@ class FleetBoard:
         known = rows.views.get(replica)
         self._variant_of[replica] = variant
         self._put(rows, replica, report, draining=known is not None and known.draining)
+        self._learn(replica, variant, report)
         if known is None:
+            self._join(replica, variant)
             rows.rearrange()
 
     def drain(self, replica: ReplicaId) -> None:
@@ -108,6 +129,10 @@ class FleetBoard:
             del rows.views[replica]
             rows.stale.discard(replica)
             rows.rearrange()
+            if self._prefixes is not None:
+                self._prefixes.forget(replica)
+            if variant in self._calibrations:
+                self._calibrations[variant].forget(replica)
 
     def snapshot(self, now_s: float) -> Fleet:
         """Give the fleet at this instant."""
@@ -121,7 +146,29 @@ class FleetBoard:
             variants=self._variants,
             replicas=tuple(view for rows in self._models.values() for view in rows.views.values()),
             columns={model: rows.snapshot(self._variants) for model, rows in self._models.items()},
+            prefixes=self._prefixes,
+            sleepers=self.sleepers,
         )
+
+    def _siblings(self, model: ModelName) -> tuple[Variant, ...]:
+        return tuple(each for each in self._variants.values() if each.model == model)
+
+    def _join(self, replica: ReplicaId, name: VariantName) -> None:
+        """Give a new replica a place in the prefix index, if its engine has such a cache."""
+        variant = self._variants[name]
+        if self._prefixes is not None and variant.prefix_block_tokens:
+            self._prefixes.join(replica, variant.kv_capacity_tokens // self._prefixes.block_tokens)
+
+    def _learn(self, replica: ReplicaId, name: VariantName, report: ReplicaReport) -> None:
+        """Correct the variant's step model by what a replica says of its steps."""
+        calibration = self._calibrations.get(name)
+        if calibration is None or not calibration.observe(replica, report.totals):
+            return
+        variant = replace(self._variants[name], steps=calibration.steps)
+        self._variants = self._variants | {name: variant}
+        rows = self._models[variant.model]
+        rows.variants = self._siblings(variant.model)
+        rows.rearrange()
 
     def _rows(self, variant: VariantName) -> _ModelRows:
         return self._models[self._variants[variant].model]

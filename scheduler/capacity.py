@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 # Sequences beyond which a replica with Poisson arrivals is idle for less than 2 % of the time.
 HARDLY_IDLE = 4.0
+# Shares of a sequence that are none.
+NEGLIGIBLE = 1e-6
 
 
 class Capability(NamedTuple):
@@ -131,14 +133,20 @@ def floor_of(capability: Capability) -> Capability:
     """Bound a replica's power from below, whatever the moments at which requests arrive.
 
     With Poisson arrivals a replica that holds N sequences on average is idle for e^−N of the
-    time, so that at a few sequences it draws a little less than the fluid model says. The
-    chord up to N = 4 lies below that curve everywhere.
+    time, so that at a few sequences it draws a little less than the fluid model says. Two
+    chords of that concave curve lie below it everywhere: up to N = 4, and from there to the
+    highest rate, where both models agree.
     """
-    sequences = min(HARDLY_IDLE, capability.requests_per_s / capability.duty_per_s)
-    busy = 1.0 - math.exp(-sequences)
+    alone = capability.duty_per_s
+    sequences = min(HARDLY_IDLE, capability.requests_per_s / alone)
+    corner = alone * sequences
+    missing = math.exp(-sequences) * (capability.busy_w - capability.idle_w)
+    beyond = capability.requests_per_s - corner
+    steeper_j = missing / beyond if beyond > NEGLIGIBLE * alone else 0.0
     return capability._replace(
-        duty_per_s=capability.duty_per_s * sequences,
-        busy_w=capability.idle_w + (capability.busy_w - capability.idle_w) * busy,
+        duty_per_s=corner,
+        busy_w=capability.busy_w - missing - steeper_j * corner,
+        request_j=capability.request_j + steeper_j,
     )
 
 

@@ -72,6 +72,18 @@ class StepTotals(NamedTuple):
     busy_s: float = 0.0
     busy_j: float = 0.0
 
+    def since(self, earlier: StepTotals) -> StepTotals:
+        """Sums over the steps that have ended since those of `earlier`."""
+        return StepTotals(
+            self.steps - earlier.steps,
+            self.decode_steps - earlier.decode_steps,
+            self.sequences - earlier.sequences,
+            self.context_tokens - earlier.context_tokens,
+            self.prefill_tokens - earlier.prefill_tokens,
+            self.busy_s - earlier.busy_s,
+            self.busy_j - earlier.busy_j,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class ReplicaReport:

@@ -26,7 +26,7 @@ class _Opening(NamedTuple):
     """Replicas that could be woken for what remains of a load."""
 
     row: int
-    count: int
+    replicas: int
     carried: float
     cost_each: float
 
@@ -109,14 +109,13 @@ def solve_greedily(instance: Instance, bound: float = -math.inf) -> Solution:
     """
     books, short = _Books(instance), [0.0] * len(instance.loads)
     suits: list[list[int]] = [[] for _ in instance.loads]
-    suits = [[] for _ in instance.loads]  # type: list[list[int]]
     for row, pair in enumerate(instance.pairs):
         suits[pair.load].append(row)
     # The mean of every load goes before anyone's headroom.
-    for part in ("mean", "headroom"):
+    means = [load.mean for load in instance.loads]
+    for wanted in (means, [load.headroom for load in instance.loads]):
         for load in sorted(range(len(suits)), key=lambda load: len(suits[load])):
-            wanted = getattr(instance.loads[load], part)
-            short[load] += _carry(books, suits[load], wanted)
+            short[load] += _carry(books, suits[load], wanted[load])
     return _solution(books, short, bound)
 
 
@@ -132,7 +131,7 @@ def _carry(books: _Books, rows: list[int], wanted: float) -> float:
         if not openings:
             return wanted
         best = min(openings, key=lambda opening: opening.cost_each)
-        books.replicas[books.instance.pairs[best.row].slot] += best.count
+        books.replicas[books.instance.pairs[best.row].slot] += best.replicas
         carried = min(best.carried, books.room(best.row))
         if carried <= NOTHING:
             return wanted

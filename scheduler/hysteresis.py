@@ -144,13 +144,13 @@ def _fitted(
     What is only kept for its price gives way first, then what would be woken.
     """
     replicas = [
-        want + max(keep, stay)
-        for want, keep, stay in zip(wanted.replicas, kept, bridged, strict=True)
+        min(terms.ceiling, want + max(keep, stay))
+        for terms, want, keep, stay in zip(
+            instance.slots, wanted.replicas, kept, bridged, strict=True
+        )
     ]
     firm = [want + stay for want, stay in zip(wanted.replicas, bridged, strict=True)]
-    present = [
-        min(count, terms.awake) for count, terms in zip(firm, instance.slots, strict=True)
-    ]
+    present = [min(count, terms.awake) for count, terms in zip(firm, instance.slots, strict=True)]
     for floor in (firm, present):
         _make_room(instance, replicas, floor, _draining(instance, census))
         _save_power(instance, wanted, replicas, floor)

@@ -20,7 +20,7 @@ from scheduler.plans import Slot
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from scheduler.plans import Demand, NodeGroup, Placement, PlanInput
+    from scheduler.plans import NodeGroup, Placement, PlanInput
 
 JOULES_PER_KWH = 3.6e6
 SECONDS_PER_HOUR = 3600.0
@@ -241,7 +241,9 @@ def _load_terms(
     """Give the demands that have a rate; one that nobody can carry keeps no headroom."""
     loads = []
     for column, demand in enumerate(plan_input.demands):
-        residences = [ability.residence_s for (_, other), ability in able.items() if other == column]
+        residences = [
+            ability.residence_s for (_, other), ability in able.items() if other == column
+        ]
         # The shortest residence averages least and asks for the most headroom.
         spare = headroom(demand, min(residences), plan_input.settings.risk) if residences else 0.0
         if demand.requests_per_s + spare > NO_RATE:
@@ -273,9 +275,7 @@ def _slot_terms(
         group=group,
         accelerators=nodes.accelerators_per_node / per_node if per_node else 1.0,
         floor=min(placement.min_replicas, fitting),
-        ceiling=fitting
-        if placement.max_replicas is None
-        else min(placement.max_replicas, fitting),
+        ceiling=fitting if placement.max_replicas is None else min(placement.max_replicas, fitting),
         awake=census.awake.get(slot, 0) + census.starting.get(slot, 0),
         idle_w=max(0.0, variant.context_power_w - placement.accelerators * nodes.bare_power_w),
         busy_w=min(busy_w, default=variant.context_power_w) - variant.context_power_w,
@@ -300,9 +300,7 @@ def _pair_terms(
 
 def _attainable_floors(instance: Instance) -> tuple[SlotTerms, ...]:
     """Lower minima that nodes or the power budget cannot hold, the last ones first."""
-    slots = [
-        terms._replace(floor=min(terms.floor, terms.ceiling)) for terms in instance.slots
-    ]
+    slots = [terms._replace(floor=min(terms.floor, terms.ceiling)) for terms in instance.slots]
     for index in reversed(range(len(slots))):
         while slots[index].floor > 0 and not _holds(instance, [terms.floor for terms in slots]):
             slots[index] = slots[index]._replace(floor=slots[index].floor - 1)

@@ -8,6 +8,7 @@ thousand replicas is then a dozen vector operations.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from scheduler.fleet import Fleet, ReplicaView, Variant
+    from scheduler.prefixes import PrefixIndex
     from scheduler.requests import ModelName, ReplicaId
     from scheduler.steps import StepModel
 
@@ -28,6 +30,8 @@ IndexArray: TypeAlias = NDArray[np.intp]
 
 # A measured step time moves a prediction at most this far: beyond it is a stall, not a speed.
 CORRECTION_BOUNDS = (0.25, 8.0)
+# Most of a replica's time that prefill is reckoned to take from its decoding.
+PREFILL_SHARE_BOUND = 0.8
 # Context over which a step model's slope is taken.
 CONTEXT_PROBE_TOKENS = 1024.0
 
@@ -37,32 +41,44 @@ class Outlook(NamedTuple):
 
     Attributes:
         requests: running, waiting or booked there.
+        waiting: of these, beyond its batch or not yet in it.
         max_batch: sequences that it decodes together.
         awake: 1 when it takes new work, 0 when it drains.
         observed_at_s: when its newest report came.
         kv_tokens: in its KV cache, or on their way there.
         kv_capacity_tokens: that fit.
+        backlog_tokens: prompt tokens that it has yet to compute.
+        held_tokens: prompts and completions of all its requests, as far as known.
+        tokens_per_s: that it decodes with a full batch; a scale, not a forecast.
         prefill_j: energy for each uncached prompt token.
         decode_j: marginal energy for each completion token, whatever the context.
         context_j: marginal energy for each completion token and token of context.
-        idle_prompt_j: for each prompt token, if the replica is idle, else 0: the power
-            between its context power and its busy power, (P0 − P_ctx), over prefill.
+        idle_prompt_j: for each prompt token, what keeping the replica busy costs: the power
+            between its context power and its busy power, (P0 − P_ctx), over the time by
+            which the request is expected to outlast all others there: 1/(n + 1) of its
+            own, where n others run and all leave at random. For n = 0 it ends idleness;
+            for large n the replica is busy anyway, which is why filling saves energy.
         idle_completion_j: the same for each completion token.
         solo_j: energy of a completion token decoded alone; a scale, not a cost.
         prefill_s: time for each uncached prompt token.
         ttft_s: time to the first token besides the own prefill and the queue.
         queue_s: wait for a place in the batch, for each token of a typical completion.
-        tpot_s: step time once the request has joined, without its own context.
+        tpot_s: step time once the request has joined, without its own context, and with
+            the time that prefill takes from decoding at the present rate of prompts.
         context_s: step time that each token of its own context adds.
 
     """
 
     requests: float
+    waiting: float
     max_batch: float
     awake: float
     observed_at_s: float
     kv_tokens: float
     kv_capacity_tokens: float
+    backlog_tokens: float
+    held_tokens: float
+    tokens_per_s: float
     prefill_j: float
     decode_j: float
     context_j: float
@@ -80,11 +96,15 @@ class OutlookColumns(NamedTuple):
     """The outlooks of many replicas, field by field; see `Outlook`."""
 
     requests: FloatArray
+    waiting: FloatArray
     max_batch: FloatArray
     awake: FloatArray
     observed_at_s: FloatArray
     kv_tokens: FloatArray
     kv_capacity_tokens: FloatArray
+    backlog_tokens: FloatArray
+    held_tokens: FloatArray
+    tokens_per_s: FloatArray
     prefill_j: FloatArray
     decode_j: FloatArray
     context_j: FloatArray
@@ -106,18 +126,56 @@ class ModelColumns:
         variants: every variant of the model, awake or not.
         replicas: by row.
         variant_rows: for each row, the index of its variant.
-        outlook: one array for each figure.
+        matrix: the outlooks, a row for each field and a column for each replica.
+        outlook: the same, field by field.
+        cached_tokens: of the request at hand, found in each replica's prefix cache; None
+            where no replica holds any of it.
+        prefix_rows: for each row, its row in the fleet's prefix index, if there is one.
 
     """
 
     variants: tuple[Variant, ...]
     replicas: tuple[ReplicaId, ...]
     variant_rows: IndexArray
+    matrix: FloatArray
     outlook: OutlookColumns
+    cached_tokens: FloatArray | None = None
+    prefix_rows: IndexArray | None = None
+
+    @property
+    def cached(self) -> FloatArray:
+        """`cached_tokens` as an array in any case."""
+        if self.cached_tokens is None:
+            return np.zeros(len(self.replicas))
+        return self.cached_tokens
 
     def variant(self, row: int) -> Variant:
         """The variant that a row serves."""
         return self.variants[int(self.variant_rows[row])]
+
+    def with_cached(self, cached_tokens: FloatArray) -> ModelColumns:
+        """Give the same for a request of which so much is cached."""
+        return ModelColumns(
+            self.variants,
+            self.replicas,
+            self.variant_rows,
+            self.matrix,
+            self.outlook,
+            cached_tokens,
+            self.prefix_rows,
+        )
+
+    def renewed(self, matrix: FloatArray) -> ModelColumns:
+        """Give the same replicas with new outlooks."""
+        return ModelColumns(
+            self.variants,
+            self.replicas,
+            self.variant_rows,
+            matrix,
+            OutlookColumns(*matrix),
+            None,
+            self.prefix_rows,
+        )
 
 
 class Scores(NamedTuple):
@@ -126,11 +184,16 @@ class Scores(NamedTuple):
     Attributes:
         values: lower is better.
         terms: what the values add up, by name.
+        strains: names of terms that are above zero where the request would strain a limit;
+            None if the policy does not ask.
+        figures: further ones, by name, for explanations.
 
     """
 
     values: FloatArray
     terms: Mapping[str, FloatArray]
+    strains: tuple[str, ...] | None = None
+    figures: Mapping[str, FloatArray] = MappingProxyType({})
 
 
 def look_ahead(view: ReplicaView, variant: Variant) -> Outlook:
@@ -145,10 +208,12 @@ def look_ahead(view: ReplicaView, variant: Variant) -> Outlook:
     backlog_tokens = report.pending_prefill_tokens + view.booked_prompt_tokens
     prefill_s = steps.prefill_s(CONTEXT_PROBE_TOKENS) / CONTEXT_PROBE_TOKENS * correction
     step_s = steps.decode_s(joined, context) * correction
+    decoding = 1.0 - min(PREFILL_SHARE_BOUND, report.prefill_tokens_per_s * prefill_s)
     context_s, context_j = _context_slope(steps, batch)
     decode_j, idle_w = _marginal(view, variant, batch)
     return Outlook(
         requests=requests,
+        waiting=max(requests - report.running_requests, 0),
         max_batch=variant.max_batch,
         awake=0.0 if view.draining else 1.0,
         observed_at_s=report.observed_at_s,
@@ -156,6 +221,9 @@ def look_ahead(view: ReplicaView, variant: Variant) -> Outlook:
         + backlog_tokens
         + view.booked_completion_tokens,
         kv_capacity_tokens=variant.kv_capacity_tokens,
+        backlog_tokens=backlog_tokens,
+        held_tokens=report.context_tokens + backlog_tokens + view.booked_completion_tokens,
+        tokens_per_s=variant.max_batch / steps.decode_s(variant.max_batch, context),
         prefill_j=steps.prefill_j(CONTEXT_PROBE_TOKENS) / CONTEXT_PROBE_TOKENS,
         decode_j=decode_j,
         context_j=context_j,
@@ -165,20 +233,20 @@ def look_ahead(view: ReplicaView, variant: Variant) -> Outlook:
         prefill_s=prefill_s,
         ttft_s=backlog_tokens * prefill_s + step_s,
         queue_s=waiting * step_s / variant.max_batch,
-        tpot_s=step_s,
-        context_s=context_s * correction,
+        tpot_s=step_s / decoding,
+        context_s=context_s * correction / decoding,
     )
 
 
 def _marginal(view: ReplicaView, variant: Variant, batch: int) -> tuple[float, float]:
-    """Give the joules of a completion token, and the watts of ending the replica's idleness."""
+    """Give the joules of a completion token, and the watts of keeping the replica busy."""
     steps, context = variant.steps, view.report.context_tokens
     if batch >= variant.max_batch:
         # It waits until others have left, and prolongs the busy time: the average counts.
         return steps.decode_j(batch, context) / batch, 0.0
     line = power_line(steps, batch, context)
-    idle_w = max(0.0, line.p0_w - variant.context_power_w) if view.requests == 0 else 0.0
-    return line.marginal_j, idle_w
+    idle_w = max(0.0, line.p0_w - variant.context_power_w)
+    return line.marginal_j, idle_w / (view.requests + 1)
 
 
 def _context_slope(steps: StepModel, batch: int) -> tuple[float, float]:
@@ -213,7 +281,12 @@ def tabulate(fleet: Fleet) -> dict[ModelName, ModelColumns]:
         variant = fleet.variants[view.variant]
         rows[variant.model].append((view, look_ahead(view, variant)))
     return {
-        model: columns(_variants_of(fleet, model), [view for view, _ in pairs], outlooks(pairs))
+        model: columns(
+            _variants_of(fleet, model),
+            [view for view, _ in pairs],
+            outlooks(pairs),
+            fleet.prefixes,
+        )
         for model, pairs in rows.items()
     }
 
@@ -225,15 +298,24 @@ def outlooks(pairs: Sequence[tuple[ReplicaView, Outlook]]) -> FloatArray:
 
 
 def columns(
-    variants: tuple[Variant, ...], views: Sequence[ReplicaView], matrix: FloatArray
+    variants: tuple[Variant, ...],
+    views: Sequence[ReplicaView],
+    matrix: FloatArray,
+    prefixes: PrefixIndex | None = None,
 ) -> ModelColumns:
     """Name the rows of such a matrix."""
     index = {variant.name: row for row, variant in enumerate(variants)}
+    prefix_rows = None
+    if prefixes is not None:
+        rows = [prefixes.row(view.replica) for view in views]
+        prefix_rows = np.array(rows, dtype=np.intp)
     return ModelColumns(
         variants=variants,
         replicas=tuple(view.replica for view in views),
         variant_rows=np.array([index[view.variant] for view in views], dtype=np.intp),
+        matrix=matrix,
         outlook=OutlookColumns(*matrix),
+        prefix_rows=prefix_rows,
     )
 
 

@@ -12,7 +12,7 @@ can tell: applied at once, a plan leads to the same plan.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
 
 from scheduler.actions import actions_to, reasons_for
 from scheduler.bounds import least_power_w
@@ -23,12 +23,17 @@ from scheduler.plans import Plan
 from scheduler.solver import OPTIMAL, relaxed_bound, solve
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from scheduler.hysteresis import Settled
     from scheduler.instance import Instance
-    from scheduler.plans import PlanInput
+    from scheduler.plans import PlanInput, Slot
     from scheduler.solution import Solution
 
-# Requests/s that two solutions may differ by and serve the same.
+Solver: TypeAlias = Literal["milp", "greedy", "held"]
+Name = TypeVar("Name")
+
+# Requests/s, or shares of a rate, that two solutions may differ by and serve the same.
 SAME_RATE = 1e-4
 # Of a planner's time: the search, then what it is compared with.
 SEARCH_SHARE, STAY_SHARE, BRIDGE_SHARE = 0.7, 0.15, 0.15
@@ -52,9 +57,7 @@ def plan(plan_input: PlanInput, *, previous: Plan | None = None) -> Plan:
     return _plan(plan_input, instance, wanted, settled, solver)
 
 
-def _search(
-    instance: Instance, limit_s: float
-) -> tuple[Solution, Literal["milp", "greedy", "held"]]:
+def _search(instance: Instance, limit_s: float) -> tuple[Solution, Solver]:
     """Take the exact solution, or the greedy one where time was too short for a better one."""
     if not instance.slots:
         return solve_greedily(instance), "greedy"
@@ -89,3 +92,91 @@ def _stay(instance: Instance, wanted: Solution, limit_s: float) -> Solution:
         return wanted
     gain = stay.cost(instance) - wanted.cost(instance)
     return stay if gain <= 2 * OPTIMAL * wanted.cost(instance) else wanted
+
+
+def _allowed(instance: Instance, replicas: list[int]) -> bool:
+    return all(
+        terms.floor <= count <= terms.ceiling
+        for count, terms in zip(replicas, instance.slots, strict=True)
+    )
+
+
+def _bridge(instance: Instance, wanted: Solution, plan_input: PlanInput) -> list[int]:
+    """Count the replicas that must go on serving until those that are woken do."""
+    serving = [
+        min(terms.ceiling, plan_input.census.awake.get(terms.slot, 0)) for terms in instance.slots
+    ]
+    staying = [min(a, b) for a, b in zip(serving, wanted.replicas, strict=True)]
+    if tuple(staying) == wanted.replicas or staying == serving:
+        return staying
+    limit_s = plan_input.settings.solve_limit_s * BRIDGE_SHARE
+    bridge = solve(instance, limit_s=limit_s, floors=staying, ceilings=serving)
+    return serving if bridge is None else list(bridge.replicas)
+
+
+def _plan(
+    plan_input: PlanInput,
+    instance: Instance,
+    wanted: Solution,
+    settled: Settled,
+    solver: Solver,
+) -> Plan:
+    census = plan_input.census
+    carried = _carried(instance, wanted, settled, plan_input.settings.solve_limit_s)
+    slots = [terms.slot for terms in instance.slots]
+    groups = [terms.group.name for terms in instance.groups]
+    replicas = dict(zip(slots, settled.replicas, strict=True))
+    nodes = dict(zip(groups, settled.nodes, strict=True))
+    actions = actions_to(census, replicas, nodes, reasons_for(instance, wanted, settled))
+    unserved = _unserved(plan_input, instance, carried)
+    idle_w = instance.standing_w(settled.replicas, settled.nodes) - instance.standing_w(
+        carried.replicas, carried.nodes
+    )
+    waking_w = instance.waking_w(settled.replicas, settled.nodes)
+    gap = wanted.gap(instance)
+    return Plan(
+        made_at_s=census.observed_at_s,
+        replicas=replicas,
+        nodes=nodes,
+        shares=_shares(instance, carried),
+        actions=actions,
+        predicted_w=carried.power_w(instance) + idle_w + waking_w,
+        bound_w=least_power_w(plan_input, unserved),
+        solver=solver if actions or settled.replicas == wanted.replicas else "held",
+        gap=gap if math.isfinite(gap) else 1.0,
+        unserved={demand: rate for demand, rate in enumerate(unserved) if rate > 0},
+        surplus_since_s=_with_entries(slots, settled.surplus_since_s),
+        spare_since_s=_with_entries(groups, settled.spare_since_s),
+    )
+
+
+def _carried(instance: Instance, wanted: Solution, settled: Settled, limit_s: float) -> Solution:
+    """Say who carries what: as wanted, unless there was no room for all that is wanted."""
+    if all(a >= b for a, b in zip(settled.replicas, wanted.replicas, strict=True)):
+        return wanted
+    none = [0] * len(instance.slots)
+    return solve(instance, limit_s=limit_s, floors=none, ceilings=settled.replicas) or wanted
+
+
+def _shares(instance: Instance, carried: Solution) -> dict[tuple[int, Slot], float]:
+    shares = {}
+    for pair, rate in zip(instance.pairs, carried.rates, strict=True):
+        load = instance.loads[pair.load]
+        # A solver keeps its rows within a tolerance: less than that is carried by nobody.
+        if load.mean > 0 and rate > SAME_RATE * load.mean:
+            shares[load.demand, instance.slots[pair.slot].slot] = rate / load.mean
+    return shares
+
+
+def _unserved(plan_input: PlanInput, instance: Instance, carried: Solution) -> list[float]:
+    """Requests/s that nobody carries, by demand."""
+    unserved = [0.0] * len(plan_input.demands)
+    for load, missing in zip(instance.loads, carried.unserved, strict=True):
+        unserved[load.demand] = missing
+    return unserved
+
+
+def _with_entries(
+    names: Sequence[Name], clocks: Sequence[tuple[float, ...]]
+) -> dict[Name, tuple[float, ...]]:
+    return {name: clock for name, clock in zip(names, clocks, strict=True) if clock}

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 import numpy as np
 
 from scheduler.outlook import BoolArray, FloatArray, IndexArray, ModelColumns, Scores, tabulate
+from scheduler.waking import wake
 
 if TYPE_CHECKING:
     import random
@@ -76,6 +77,9 @@ class Decision:
             be gone or full; at most `Limits.max_fallbacks`.
         candidates: every replica of the model, best first, then the excluded ones; empty
             unless the caller asked to explain.
+        cached_tokens: of the prompt, expected in that replica's prefix cache.
+        wake: variant of which a further replica would be worth waking, for all that are
+            awake are at their limits; None if not, or if none can be woken.
 
     """
 
@@ -85,6 +89,8 @@ class Decision:
     reason: str
     ranking: tuple[ReplicaId, ...] = ()
     candidates: tuple[Candidate, ...] = ()
+    cached_tokens: int = 0
+    wake: VariantName | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +103,14 @@ class NoReplica:
             suitable variant takes work now, "full" when all that do are at their bound.
         candidates: every replica of the model with what excluded it; empty unless the
             caller asked to explain.
+        wake: variant of which a replica is worth waking; None if none can be.
 
     """
 
     reason: str
     kind: Literal["unattainable", "none_awake", "full"]
     candidates: tuple[Candidate, ...] = ()
+    wake: VariantName | None = None
 
 
 class Policy(Protocol):
@@ -154,11 +162,12 @@ def route(  # noqa: PLR0913 (four inputs of the decision, three settings)
     if table is None:
         known = ", ".join(sorted({variant.model for variant in fleet.variants.values()}))
         return NoReplica(f"no model {request.model!r} is served; known: {known}", "unattainable")
+    table = _with_prefixes(request, table, fleet)
     unfit = tuple([_unfit(request, variant) for variant in table.variants])
     case = _Case(request, fleet.observed_at_s, table, limits, unfit, avoid)
     eligible = _eligible(case)
     if isinstance(eligible, NoReplica):
-        return replace(eligible, candidates=_excluded(case)) if explain else eligible
+        return _refuse(eligible, case, fleet, explain=explain)
     scores = policy.score(request, table, eligible, case.now_s, rng)
     row = _pick(scores.values, eligible, table.outlook.requests, rng)
     return Decision(
@@ -168,6 +177,8 @@ def route(  # noqa: PLR0913 (four inputs of the decision, three settings)
         reason=policy.explain(request, table, eligible, scores, row),
         ranking=_fallbacks(case, eligible, scores.values, row),
         candidates=_candidates(case, eligible, scores, row) if explain else (),
+        cached_tokens=0 if table.cached_tokens is None else int(table.cached_tokens[row]),
+        wake=_wake_further(case, fleet, eligible, scores),
     )
 
 
@@ -190,6 +201,50 @@ class _Case(NamedTuple):
     limits: Limits
     unfit: tuple[str, ...]
     avoid: frozenset[ReplicaId]
+
+
+# ── look up ─────────────────────────────────────────────────────────────────
+
+
+def _with_prefixes(request: Request, table: ModelColumns, fleet: Fleet) -> ModelColumns:
+    """Say how much of the prompt each replica holds in its prefix cache."""
+    if not request.prefix_blocks or fleet.prefixes is None or table.prefix_rows is None:
+        return table
+    depths = fleet.prefixes.match(request.prefix_blocks)
+    if depths is None:
+        return table
+    block_tokens = fleet.prefixes.block_tokens
+    tokens = depths[table.prefix_rows] * block_tokens
+    grains = [variant.prefix_block_tokens for variant in table.variants]
+    if set(grains) != {block_tokens}:
+        # What an engine without a cache, or with larger blocks, cannot use.
+        rows = np.array([grain or np.inf for grain in grains])[table.variant_rows]
+        tokens -= np.remainder(tokens, rows)
+    # An engine computes one token at least, to have something to go on from.
+    cached = np.minimum(tokens, request.prompt_tokens - 1.0)
+    return table.with_cached(cached)
+
+
+# ── wake ────────────────────────────────────────────────────────────────────
+
+
+def _refuse(refusal: NoReplica, case: _Case, fleet: Fleet, *, explain: bool) -> NoReplica:
+    """Add to a refusal what would help, and what excluded each replica."""
+    if refusal.kind != "unattainable" and fleet.sleepers:
+        refusal = replace(refusal, wake=wake(case.request, case.table.variants, fleet.sleepers))
+    return replace(refusal, candidates=_excluded(case)) if explain else refusal
+
+
+def _wake_further(
+    case: _Case, fleet: Fleet, eligible: BoolArray, scores: Scores
+) -> VariantName | None:
+    """Name what to wake, when all that are awake are at their limits."""
+    if not fleet.sleepers or scores.strains is None:
+        return None
+    strain = sum(scores.terms[name][eligible] for name in scores.strains)
+    if not np.all(strain):
+        return None
+    return wake(case.request, case.table.variants, fleet.sleepers)
 
 
 # ── filter ──────────────────────────────────────────────────────────────────
@@ -221,8 +276,9 @@ def _eligible(case: _Case) -> BoolArray | NoReplica:
     if case.avoid:
         awake &= np.array([replica not in case.avoid for replica in table.replicas], dtype=bool)
     roomy = awake & (table.outlook.requests < table.outlook.max_batch + limits.max_waiting)
-    if roomy.any():
-        return _preferred(case, roomy)
+    preferred = _preferred(case, roomy)
+    if preferred is not None:
+        return preferred
     if awake.any():
         many = f"each of {int(awake.sum())} replicas"
         return NoReplica(f"{many} holds its batch and {limits.max_waiting} waiting more", "full")
@@ -230,7 +286,7 @@ def _eligible(case: _Case) -> BoolArray | NoReplica:
     return NoReplica(f"no replica of {names} is awake", "none_awake")
 
 
-def _preferred(case: _Case, roomy: BoolArray) -> BoolArray:
+def _preferred(case: _Case, roomy: BoolArray) -> BoolArray | None:
     """Narrow to replicas with a fresh report and KV headroom, as far as any are left.
 
     An engine without KV headroom queues the request, and a stale report may still be
@@ -239,9 +295,10 @@ def _preferred(case: _Case, roomy: BoolArray) -> BoolArray:
     outlook = case.table.outlook
     fresh = roomy & (outlook.observed_at_s >= case.now_s - case.limits.stale_after_s)
     headroom = fresh & (outlook.kv_tokens <= outlook.kv_capacity_tokens - _needed(case.request))
-    if headroom.any():
-        return headroom
-    return fresh if fresh.any() else roomy
+    for choice in (headroom, fresh, roomy):
+        if np.count_nonzero(choice):
+            return choice
+    return None
 
 
 def _needed(request: Request) -> float:
@@ -272,9 +329,9 @@ def _fallbacks(
     table, most = case.table, case.limits.max_fallbacks
     others = eligible & (table.variant_rows == table.variant_rows[row])
     others[row] = False
-    rows = np.flatnonzero(others)
+    rows = others.nonzero()[0]
     if len(rows) > most > 0:
-        rows = rows[np.argpartition(values[rows], most - 1)[:most]]
+        rows = rows[values[rows].argpartition(most - 1)[:most]]
     ranked = _ranked(rows, values, table.outlook.requests)
     return tuple([table.replicas[other] for other in ranked[:most]])
 

@@ -25,7 +25,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array
 
@@ -33,6 +32,8 @@ from scheduler.solution import Solution
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from numpy.typing import NDArray
 
     from scheduler.instance import Instance
 
@@ -58,7 +59,11 @@ class _Columns(NamedTuple):
     spare: slice
     unserved: slice
     uncovered: slice
-    count: int
+
+    @property
+    def width(self) -> int:
+        """How many variables there are."""
+        return int(self.uncovered.stop)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +126,7 @@ def _search(program: _Program, limit_s: float) -> _Outcome:
     outcome = _run(program, program.cost, limit_s / 2, OPTIMAL)
     if not outcome.infeasible:
         return outcome
-    columns, shortage = program.columns, np.zeros(program.columns.count)
+    columns, shortage = program.columns, np.zeros(program.columns.width)
     shortage[columns.unserved] = 1.0
     shortage[columns.uncovered] = HEADROOM_WEIGHT
     open_high = program.high.copy()
@@ -140,9 +145,7 @@ def _search(program: _Program, limit_s: float) -> _Outcome:
     return least if cheapest.values is None else cheapest
 
 
-def _run(
-    program: _Program, cost: NDArray[np.float64], limit_s: float, optimal: float
-) -> _Outcome:
+def _run(program: _Program, cost: NDArray[np.float64], limit_s: float, optimal: float) -> _Outcome:
     options = {"mip_rel_gap": optimal}
     if np.isfinite(limit_s):
         options["time_limit"] = limit_s
@@ -191,7 +194,7 @@ def _program(
     instance: Instance, floors: Sequence[int] | None, ceilings: Sequence[int] | None
 ) -> _Program:
     columns = _columns(instance)
-    low, high = np.zeros(columns.count), np.full(columns.count, np.inf)
+    low, high = np.zeros(columns.width), np.full(columns.width, np.inf)
     low[columns.awake] = [t.floor for t in instance.slots] if floors is None else floors
     high[columns.awake] = [t.ceiling for t in instance.slots] if ceilings is None else ceilings
     high[columns.nodes] = [terms.group.max_nodes for terms in instance.groups]
@@ -201,10 +204,10 @@ def _program(
         (columns.uncovered, [load.headroom for load in instance.loads]),
     ):
         high[kind] = [0.0 if c in carried else rate for c, rate in enumerate(wanted)]
-    integral = np.zeros(columns.count)
+    integral = np.zeros(columns.width)
     for kind in (columns.awake, columns.busy, columns.nodes):
         integral[kind] = 1
-    rows = _Rows(columns.count)
+    rows = _Rows(columns.width)
     _load_rows(instance, columns, rows)
     _slot_rows(instance, columns, rows)
     _group_rows(instance, columns, rows)
@@ -218,13 +221,12 @@ def _columns(instance: Instance) -> _Columns:
     sizes = (slots, slots, groups, slots, groups, pairs, pairs, pairs, loads, loads)
     ends = np.cumsum(sizes)
     return _Columns(
-        *(slice(int(end) - size, int(end)) for end, size in zip(ends, sizes, strict=True)),
-        count=int(ends[-1]),
+        *(slice(int(end) - size, int(end)) for end, size in zip(ends, sizes, strict=True))
     )
 
 
 def _costs(instance: Instance, columns: _Columns) -> NDArray[np.float64]:
-    cost = np.zeros(columns.count)
+    cost = np.zeros(columns.width)
     weights = [instance.groups[terms.group].weight for terms in instance.slots]
     slot_w = list(zip(weights, instance.slots, strict=True))
     cost[columns.awake] = [weight * terms.idle_w for weight, terms in slot_w]
@@ -268,7 +270,9 @@ class _Rows:
 def _load_rows(instance: Instance, columns: _Columns, rows: _Rows) -> None:
     for index, load in enumerate(instance.loads):
         pairs = [row for row, pair in enumerate(instance.pairs) if pair.load == index]
-        carried = [(kind.start + row, 1.0) for row in pairs for kind in (columns.full, columns.duty)]
+        carried = [
+            (kind.start + row, 1.0) for row in pairs for kind in (columns.full, columns.duty)
+        ]
         spare = [(columns.spare.start + row, 1.0) for row in pairs]
         rows.add([*carried, (columns.unserved.start + index, 1.0)], load.mean, load.mean)
         rows.add([*spare, (columns.uncovered.start + index, 1.0)], load.headroom, load.headroom)

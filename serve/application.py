@@ -15,7 +15,7 @@ from serve.config import Config
 from serve.deployment import REQUEST_ROUTER, gateway_options, variant_options
 from serve.engine_environment import environment
 from serve.gateway import Gateway, api
-from serve.replica import ReplicaDeployment
+from serve.replica_deployment import ReplicaDeployment
 
 if TYPE_CHECKING:
     from serve.config import VariantConfig

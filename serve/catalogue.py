@@ -195,8 +195,9 @@ def shape(entry: VariantConfig, checkpoint: Mapping[str, Any]) -> ModelShape:
     """
     layers = int(checkpoint["num_hidden_layers"])
     _, active = _parameters(checkpoint)
+    resident_bytes = _resident_bytes(entry, checkpoint)
     return ModelShape(
-        weight_bytes=_resident_bytes(entry, checkpoint) - _embedding_bytes(checkpoint),
+        weight_bytes=resident_bytes - min(_embedding_bytes(checkpoint), resident_bytes / 2),
         active_parameters=active,
         kv_bytes_per_token=_kv_bytes_per_token(entry, checkpoint, layers),
         layers=layers,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+import yaml
 from rich.console import Console
 
 from protos.jouleserve.client import Client, JouleserveClientError
@@ -22,6 +23,7 @@ from serve.cluster_record import ClusterError
 from serve.config import Config
 from serve.config_file import ConfigFileError
 from serve.default_config import load_default
+from serve.deployment import serve_config
 from serve.live_view import open_view, print_endpoints
 
 if TYPE_CHECKING:
@@ -206,6 +208,12 @@ def config_check(
 def config_schema() -> None:
     """Print the JSON schema of configuration files, for editors."""
     sys.stdout.write(json.dumps(config_file.schema(), indent=2) + "\n")
+
+
+@config_app.command("ray")
+def config_ray(config: ConfigOption = None) -> None:
+    """Print what `up` hands to Ray Serve, for `serve deploy` or a RayService's serveConfigV2."""
+    sys.stdout.write(yaml.safe_dump(serve_config(_load(config)), sort_keys=False))
 
 
 # ----------------------------------------------------------------------------------------- support

@@ -162,7 +162,8 @@ class VariantConfig(Section):
     min_replicas: Annotated[int, Field(ge=1)] = 1
     """Replicas that are always awake."""
     max_replicas: Annotated[int, Field(ge=1)] | None = None
-    """Most replicas that may be awake; by default `min_replicas`, a fixed number."""
+    """Most replicas that may be awake; by default `min_replicas`, a fixed number. Above it Ray
+    Serve adds replicas while each has more than `max_batch` requests."""
     quality: Annotated[float, Field(gt=0, le=1)] = 1.0
     """1 is the unmodified model; for others e.g. the ratio of perplexities, original to variant."""
     profile: StepProfile | None = None
@@ -255,8 +256,6 @@ class SchedulerConfig(Section):
     """How often a replica reports when no answer carries a report; about ten steps."""
     stale_after_s: PositiveSeconds = 5.0
     """Age of its newest report that makes a replica a last resort; ten periods outlast jitter."""
-    lease_ttl_s: PositiveSeconds = 900.0
-    """Age at which a booking counts as forgotten; longer than any request may take."""
     max_waiting_per_replica: Annotated[int, Field(ge=0)] = 64
     """Requests beyond a replica's batch before it is full; a minute's work for a small model."""
     expected_completion_tokens: Annotated[float, Field(gt=0)] = 128.0
@@ -342,12 +341,6 @@ class Config(Section):
         """Yield what sections contradict in each other."""
         yield from self._name_faults()
         yield from self._service_class_faults()
-        if self.scheduler.lease_ttl_s < self.gateway.request_timeout_s:
-            yield Fault(
-                "scheduler.lease_ttl_s",
-                f"{self.scheduler.lease_ttl_s} would forget running requests; at least"
-                f" gateway.request_timeout_s, {self.gateway.request_timeout_s}",
-            )
 
     def _name_faults(self) -> Iterator[Fault]:
         models = Counter(model.name for model in self.models)

@@ -98,13 +98,25 @@ def variant_options(variant: VariantConfig, environment: Mapping[str, str]) -> d
     """
     return {
         "name": variant.name,
-        "num_replicas": variant.min_replicas,
+        **_replicas(variant),
         "max_ongoing_requests": _REPLICA_CALLS,
         "graceful_shutdown_timeout_s": variant.drain_timeout_s,
         "health_check_period_s": _HEALTH_CHECK_PERIOD_S,
         "health_check_timeout_s": _HEALTH_CHECK_TIMEOUT_S,
         "max_constructor_retry_count": _CONSTRUCTOR_RETRIES,
         **_resources(variant, {"env_vars": dict(environment)}),
+    }
+
+
+def _replicas(variant: VariantConfig) -> dict[str, Any]:
+    if variant.max_replicas in (None, variant.min_replicas):
+        return {"num_replicas": variant.min_replicas}
+    return {
+        "autoscaling_config": {
+            "min_replicas": variant.min_replicas,
+            "max_replicas": variant.max_replicas,
+            "target_ongoing_requests": variant.max_batch,
+        }
     }
 
 

@@ -13,6 +13,7 @@ import math
 from typing import TYPE_CHECKING, assert_never
 
 from scheduler.admission import ModelFacts, Occupancy, Rejected, RequestFacts, admit
+from scheduler.blocks import block_hashes
 from scheduler.leases import Lease
 from scheduler.lengths import CompletionLengths
 from scheduler.requests import ModelName, Objective, Request, RequestId, VariantName
@@ -154,7 +155,17 @@ class Dispatcher:
             objective=objective,
             arrived_at_s=call.arrived_at_s,
             variant=variant,
+            prefix_blocks=self._prefix_blocks(call),
         )
+
+    def _prefix_blocks(self, call: Call) -> tuple[int, ...]:
+        """Hash the prompt, where a replica could know its beginning."""
+        if not any(each.prefix_block_tokens for each in self._facts[call.model].variants):
+            return ()
+        try:
+            return block_hashes(call.prompt_token_ids, self._engines.prefixes.block_tokens)
+        except (OverflowError, TypeError):
+            return ()  # No token ids; the engine says so better than a hash could.
 
     def _objective(self, model: ModelConfig, wishes: Wishes) -> tuple[str, Objective]:
         """The service class by name, and its objectives as far as the wishes leave them."""
@@ -210,6 +221,8 @@ class Dispatcher:
             finally:
                 alarm.cancel()
                 self._engines.end(attempt)
+                if attempt.replica != attempt.lease.replica:
+                    self._engines.prefixes.stored(attempt.replica, request.prefix_blocks)
             self._route(journey, request)
 
     def _begin(self, journey: Journey, request: Request) -> Attempt:
@@ -231,6 +244,7 @@ class Dispatcher:
             sampling=call.sampling(request.max_tokens),
             trace_headers=call.trace_headers,
         )
+        self._engines.prefixes.stored(decision.replica, request.prefix_blocks)
         return self._engines.begin(lease, decision.variant, engine_request, list(decision.ranking))
 
     def _deadline_s(self, call: Call) -> float:

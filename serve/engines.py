@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from scheduler.board import FleetBoard
 from scheduler.leases import Lease, LeaseBook
+from scheduler.prefixes import PrefixIndex
 from scheduler.requests import ReplicaId, VariantName
 from serve.errors import DeadlineError, ReplicaLostError
 from serve.link import Link, LinkState
@@ -96,7 +97,8 @@ class Engines:
         self.leases = LeaseBook()
         self.links: dict[ReplicaId, Link] = {}
         self.reports: dict[ReplicaId, ReplicaReport] = {}
-        self._board = FleetBoard(variants, self.leases)
+        self.prefixes = PrefixIndex()
+        self._board = FleetBoard(variants, self.leases, prefixes=self.prefixes, calibrated=True)
         self._handles = handles
         self._clock = clock
         self._attempts: dict[int, Attempt] = {}

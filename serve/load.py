@@ -10,7 +10,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from scheduler.fleet import ReplicaReport
+from scheduler.fleet import ReplicaReport, StepTotals
 
 if TYPE_CHECKING:
     from serve.engine import EngineStep
@@ -53,6 +53,7 @@ class LoadMeter:
         self._running = 0
         self._kv_cache_usage = 0.0
         self._step_time_s = 0.0
+        self._totals = StepTotals()
         self._recent: deque[_Sample] = deque()
         self._recent_prefill_tokens = 0
         self._recent_decode_tokens = 0
@@ -88,14 +89,22 @@ class LoadMeter:
         else:
             self._leave_prefill(record.prompt_tokens)
 
-    def step(self, step: EngineStep, now_s: float) -> None:
-        """Fold in a step that has ended."""
+    def step(self, step: EngineStep, now_s: float, measured_j: float = 0.0) -> None:
+        """Fold in a step that has ended.
+
+        Args:
+            step: as the engine tells it.
+            now_s: the instant.
+            measured_j: that a counter of the hardware has seen it use; 0 without one.
+
+        """
         self._computed_tokens += step.prefill_tokens
         self._running = step.running_requests
         self._kv_cache_usage = step.kv_cache_usage
         if step.duration_s > 0:
             weight = STEP_WEIGHT if self._step_time_s else 1.0
             self._step_time_s += weight * (step.duration_s - self._step_time_s)
+        self._add_up(step, measured_j)
         produced = step.decode_tokens
         self._recent.append(_Sample(now_s, step.prefill_tokens, produced))
         self._recent_prefill_tokens += step.prefill_tokens
@@ -126,6 +135,20 @@ class LoadMeter:
             step_time_s=self._step_time_s,
             power_w=power_w,
             energy_j=energy_j,
+            totals=self._totals,
+        )
+
+    def _add_up(self, step: EngineStep, measured_j: float) -> None:
+        decoded = step.decode_sequences > 0
+        self._totals = StepTotals(
+            self._totals.steps + 1,
+            self._totals.decode_steps + decoded,
+            self._totals.sequences + step.decode_sequences,
+            # What the step produced is not counted yet, nor has it read it.
+            self._totals.context_tokens + (self._context_tokens if decoded else 0),
+            self._totals.prefill_tokens + step.prefill_tokens,
+            self._totals.busy_s + max(step.duration_s, 0.0),
+            self._totals.busy_j + measured_j,
         )
 
     def _leave_prefill(self, prompt_tokens: int) -> None:

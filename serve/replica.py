@@ -8,33 +8,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
-from ray import serve as ray_serve
-
 from protos.jouleserve import checksum
-from serve import catalogue
-from serve.config import Config
 from serve.errors import EngineFailedError, JouleserveError
 from serve.frames import Frame, RequestEnergy
-from serve.load import LoadMeter
 from serve.outbox import Outbox
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
     from scheduler.fleet import ReplicaReport
-    from serve.config import VariantConfig
     from serve.engine import (
         Engine,
         EngineDelta,
         EngineFinish,
         EngineRequest,
         EngineStep,
-        StepObserver,
     )
+    from serve.load import LoadMeter
 
 logger = logging.getLogger("jouleserve.serve")
 
@@ -94,12 +87,21 @@ class ReplicaStatus(NamedTuple):
 
 
 class Telemetry:
-    """Feeds every engine step to load and energy, on one clock."""
+    """Feeds every engine step to load and energy, on one clock.
+
+    Attributes:
+        load: of the engine.
+        ledger: of its energy.
+        clock: monotonic seconds.
+        latest: the newest report, which any thread may read.
+
+    """
 
     def __init__(self, load: LoadMeter, ledger: Ledger, clock: Callable[[], float]) -> None:
         self.load = load
         self.ledger = ledger
         self.clock = clock
+        self.latest = self.report()
 
     def observe(self, step: EngineStep) -> None:
         """Take a step that has just ended."""
@@ -111,7 +113,8 @@ class Telemetry:
         """Give the totals of this instant."""
         now_s = self.clock()
         self.ledger.advance(now_s)
-        return self.load.report(now_s, self.ledger.power_w, self.ledger.energy_j)
+        self.latest = self.load.report(now_s, self.ledger.power_w, self.ledger.energy_j)
+        return self.latest
 
 
 class _Gateway:
@@ -325,50 +328,3 @@ class _Call:
     def _fail(self, error: JouleserveError) -> None:
         self._load.finished(self._name)
         self._outbox.fail(self._stream, (type(error).__name__, str(error)))
-
-
-class ReplicaDeployment(Replica):
-    """A replica as Ray Serve starts it; the deployment's options live in `serve.application`."""
-
-    async def __init__(  # type: ignore[misc]  # Ray Serve awaits constructors.
-        self, config: dict[str, Any], variant_name: str
-    ) -> None:
-        """Load the engine of a variant; returns when it can serve.
-
-        Args:
-            config: the whole configuration, as JSON values.
-            variant_name: which of its variants to serve.
-
-        """
-        tree = Config.model_validate(config)
-        _, variant = tree.variant(variant_name)
-        ledger = await asyncio.to_thread(catalogue.ledger, variant)
-        telemetry = Telemetry(LoadMeter(time.monotonic()), ledger, time.monotonic)
-        engine = await asyncio.to_thread(make_engine, variant, telemetry.observe)
-        await engine.start()
-        name = ray_serve.get_replica_context().replica_id.unique_id
-        super().__init__(name, engine, telemetry, tree.scheduler.report_period_s)
-
-    async def __del__(self) -> None:
-        """End the engine; Ray Serve awaits this when the replica has drained."""
-        await self.stop()
-
-
-def make_engine(variant: VariantConfig, observe: StepObserver) -> Engine:
-    """Make the engine that a variant asks for, not started; blocks while weights are fetched."""
-    if variant.engine == "echo":
-        from serve.engine_echo import EchoEngine
-
-        return EchoEngine(
-            variant.echo.decode_step_s,
-            variant.echo.prefill_tokens_per_s,
-            variant.max_batch,
-            variant.max_context_tokens,
-            observe,
-        )
-    from serve.checkpoints import materialize
-    from serve.engine_vllm import VllmEngine, vllm_options
-
-    if variant.checkpoint is None:
-        raise ValueError(f"variant {variant.name!r} has no checkpoint")
-    return VllmEngine(vllm_options(variant, materialize(variant.checkpoint.source)), observe)

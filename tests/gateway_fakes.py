@@ -168,14 +168,14 @@ class Rig:
 class Desk(Rig):
     """The dispatcher of one gateway over such engines, and the journeys that it observed."""
 
-    def __init__(self, config: Config | None = None) -> None:
+    def __init__(self, config: Config | None = None, policy: str = "least_loaded") -> None:
         super().__init__()
         self.journeys: list[Journey] = []
         self.dispatcher = Dispatcher(
             config or cluster_config(),
             VARIANTS,
             self.engines,
-            make_policy("least_loaded"),
+            make_policy(policy),
             Random(0),
             self.clock,
             self.journeys.append,
@@ -233,12 +233,12 @@ def idle_report() -> ReplicaReport:
     return ReplicaReport(observed_at_s=0.0)
 
 
-def lease(number: int, replica: str, *, prompt_tokens: int = 4, expires_at_s: float = 1e9) -> Lease:
+def lease(number: int, replica: str, *, expires_at_s: float = 1e9) -> Lease:
     return Lease(
         lease_id=number,
         request_id=RequestId(f"r{number}"),
         replica=ReplicaId(replica),
-        prompt_tokens=prompt_tokens,
+        prompt_tokens=4,
         completion_tokens=8,
         expires_at_s=expires_at_s,
     )

@@ -9,8 +9,12 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from scheduler.policies.energy import Energy
+from scheduler.policies.kv_overlap import KvOverlap
 from scheduler.policies.least_loaded import LeastLoaded
+from scheduler.policies.least_tokens import LeastTokens
 from scheduler.policies.power_of_two import PowerOfTwo
+from scheduler.policies.prefix_affinity import PrefixAffinity
+from scheduler.policies.queue_kv import QueueKv
 from scheduler.policies.round_robin import RoundRobin
 
 if TYPE_CHECKING:
@@ -21,8 +25,12 @@ if TYPE_CHECKING:
 POLICIES: Mapping[str, Callable[[], Policy]] = MappingProxyType(
     {
         "energy": Energy,
+        "kv_overlap": KvOverlap,
         "least_loaded": LeastLoaded,
+        "least_tokens": LeastTokens,
         "power_of_two": PowerOfTwo,
+        "prefix_affinity": PrefixAffinity,
+        "queue_kv": QueueKv,
         "round_robin": RoundRobin,
     }
 )

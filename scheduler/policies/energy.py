@@ -2,13 +2,16 @@
 
 Its own module because every policy is; the formula is this project's reason to be:
 
-    cost = m·tokens + prefill                               marginal energy
-         + [idle]·(P0 − P_ctx)·T_request                    the first request on an idle replica
+    cost = m·tokens + prefill of uncached tokens            marginal energy
+         + (P0 − P_ctx)·T_request/(n + 1)                   keeping a replica of n requests busy
          + V·max(0, TTFT/SLO − 1, TPOT/SLO − 1)             objectives at risk
          + V·max(0, KV − 0.9)/0.1                           preemption at risk
 
 Filling awake replicas up to their objectives, rather than spreading, is what saves
-energy: marginal energy is a fraction of the average at partial load.
+energy: marginal energy is a fraction of the average at partial load. The second line says
+so: the first request on an idle replica pays for all of its time (n = 0), and a replica that
+serves many is busy anyway. What no awake replica can take without risk is a case for waking
+another (`scheduler.waking`).
 """
 
 from __future__ import annotations
@@ -19,11 +22,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scheduler.outlook import Scores
+from scheduler.prospects import prospects
 
 if TYPE_CHECKING:
     import random
 
     from scheduler.outlook import BoolArray, FloatArray, ModelColumns
+    from scheduler.prospects import Prospects
     from scheduler.requests import Request
 
 # A client may ask for less than anything can keep, even for 0; beyond this it is all the same.
@@ -63,34 +68,36 @@ class Energy:
         rng: random.Random,
     ) -> Scores:
         """Give joules, real ones and those that stand for risk."""
-        outlook = columns.outlook
-        prompt, completion = request.prompt_tokens, request.expected_completion_tokens
-        context = prompt + completion / 2
-        prefill_j = outlook.prefill_j * prompt
-        decode_j = (outlook.decode_j + outlook.context_j * context) * completion
-        idle_j = outlook.idle_prompt_j * prompt + outlook.idle_completion_j * completion
-        late = self._lateness(request, columns, now_s)
-        filled = (outlook.kv_tokens + (prompt + completion)) / outlook.kv_capacity_tokens
-        risk = np.maximum(filled - self.kv_share, 0.0) / (1.0 - self.kv_share)
-        leanest_j = float((prefill_j + outlook.solo_j * completion).min())
-        slo_j, kv_j = late * (self.pressure * leanest_j), risk * (self.pressure * leanest_j)
+        outlook, found = columns.outlook, prospects(request, columns)
+        late = self._lateness(request, columns, found, now_s)
+        needed = request.prompt_tokens + request.expected_completion_tokens
+        filled = (outlook.kv_tokens + needed) / outlook.kv_capacity_tokens
+        risk = np.maximum(filled - self.kv_share, 0.0)
+        weight_j = self.pressure * float(found.solo_j[found.solo_j.argmin()])
+        slo_j, kv_j = late * weight_j, risk * (weight_j / (1.0 - self.kv_share))
         return Scores(
-            prefill_j + decode_j + idle_j + slo_j + kv_j,
+            found.prefill_j + found.decode_j + found.idle_j + slo_j + kv_j,
             {
-                "prefill_j": prefill_j,
-                "decode_j": decode_j,
-                "idle_j": idle_j,
+                "prefill_j": found.prefill_j,
+                "decode_j": found.decode_j,
+                "idle_j": found.idle_j,
                 "slo_j": slo_j,
                 "kv_j": kv_j,
             },
+            strains=("slo_j", "kv_j"),
+            figures={"ttft_s": found.ttft_s},
         )
 
-    def _lateness(self, request: Request, columns: ModelColumns, now_s: float) -> FloatArray:
+    def _lateness(
+        self, request: Request, columns: ModelColumns, found: Prospects, now_s: float
+    ) -> FloatArray:
         """How far the worse of the two latencies is predicted beyond its objective."""
-        objective, outlook = request.objective, columns.outlook
-        age_s = np.maximum(now_s - self.fresh_s - outlook.observed_at_s, 0.0)
-        ttft = (predicted_ttft_s(request, columns) + age_s) / self._allowed_s(objective.ttft_s)
-        tpot = predicted_tpot_s(request, columns) / self._allowed_s(objective.tpot_s)
+        objective, observed_at_s = request.objective, columns.outlook.observed_at_s
+        ttft_s, fresh_since_s = found.ttft_s, now_s - self.fresh_s
+        if observed_at_s[observed_at_s.argmin()] < fresh_since_s:
+            ttft_s = ttft_s + np.maximum(fresh_since_s - observed_at_s, 0.0)
+        ttft = ttft_s * (1.0 / self._allowed_s(objective.ttft_s))
+        tpot = found.tpot_s * (1.0 / self._allowed_s(objective.tpot_s))
         late: FloatArray = np.maximum(np.maximum(ttft, tpot) - 1.0, 0.0)
         return late
 
@@ -104,51 +111,32 @@ class Energy:
         """Compare it with the best replica of another variant, else with the next best one."""
         variant = columns.variant(row).name
         other = _runner_up(columns, eligible, scores, row)
-        ttft_s = float(predicted_ttft_s(request, columns, row))
+        ttft_s = scores.figures["ttft_s"][row]
         latency = f"TTFT {ttft_s:.2g} s of {request.objective.ttft_s:.2g} s"
-        cost = f"{variant} costs {_real_j(scores, row):.2g} J"
+        if columns.cached_tokens is not None and (cached := columns.cached_tokens[row]):
+            latency += f", {cached:.0f} of {request.prompt_tokens} prompt tokens cached"
+        cost = f"{variant} is expected to cost {_real_j(scores, row):.2g} J"
         if other is None:
             return f"{cost}, the only choice; {latency}"
-        rival = columns.variant(other).name
-        where = f"on {rival}" if rival != variant else "on the next replica"
-        text = f"{cost} against {_real_j(scores, other):.2g} J {where}; {latency}"
-        if scores.terms["slo_j"][other] > scores.terms["slo_j"][row]:
-            return f"{text}; {where[3:]} would be later"
-        return text
-
-
-def predicted_ttft_s(
-    request: Request, columns: ModelColumns, row: int | slice = slice(None)
-) -> FloatArray:
-    """Predict the time to the first token: queue, backlog, own prefill, one step."""
-    outlook = columns.outlook
-    return np.asarray(
-        outlook.ttft_s[row]
-        + outlook.prefill_s[row] * request.prompt_tokens
-        + outlook.queue_s[row] * request.expected_completion_tokens
-    )
-
-
-def predicted_tpot_s(
-    request: Request, columns: ModelColumns, row: int | slice = slice(None)
-) -> FloatArray:
-    """Predict the mean time per output token, once the request has joined the batch."""
-    outlook = columns.outlook
-    context = request.prompt_tokens + request.expected_completion_tokens / 2
-    return np.asarray(outlook.tpot_s[row] + outlook.context_s[row] * context)
+        second = columns.variant(other).name
+        rival = second if second != variant else "the next replica"
+        late = scores.terms["slo_j"]
+        remark = " but later than it should" if late[other] > late[row] else ""
+        return f"{cost}, {rival} {_real_j(scores, other):.2g} J{remark}; {latency}"
 
 
 def _real_j(scores: Scores, row: int) -> float:
-    """Joules that will really be drawn, without those that stand for risk."""
+    """Joules that are expected to be drawn, without those that stand for risk."""
     terms = scores.terms
     return float(terms["prefill_j"][row] + terms["decode_j"][row] + terms["idle_j"][row])
 
 
 def _runner_up(columns: ModelColumns, eligible: BoolArray, scores: Scores, row: int) -> int | None:
+    """Find the best row of another variant, else the next best of the same; None if alone."""
     others = eligible & (columns.variant_rows != columns.variant_rows[row])
-    if not others.any():
+    if not np.count_nonzero(others):
         others = eligible.copy()
         others[row] = False
-        if not others.any():
+        if not np.count_nonzero(others):
             return None
     return int(np.where(others, scores.values, np.inf).argmin())

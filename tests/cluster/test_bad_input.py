@@ -33,6 +33,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 GENERATE = "/jouleserve.v1.Inference/Generate"
 LIST_MODELS = "/jouleserve.v1.Inference/ListModels"
+NO_METHOD = "/jouleserve.v1.Inference/Degenerate"
 
 
 @pytest.fixture(autouse=True)
@@ -96,7 +97,7 @@ async def test_a_bad_request_is_told_what_to_change(
     error: type[JouleserveClientError],
     says: list[str],
 ) -> None:
-    options = {"model": "echo", "prompt": "hello", "max_tokens": 4} | changes
+    options: dict[str, Any] = {"model": "echo", "prompt": "hello", "max_tokens": 4} | changes
     async with cluster.client() as client:
         with pytest.raises(error) as raised:
             await client.complete(**options)
@@ -120,26 +121,32 @@ async def test_no_input_at_all(cluster: LiveCluster) -> None:
         b"\xff\xff\xff\xff",
         b"hello",
         b"\x0a\xff\x01",  # A string that is longer than the message.
-        b"\x12\x04\xff\xfe\xfd\xfc",  # A prompt that is not UTF-8.
     ],
 )
-async def test_what_is_no_message_of_ours(cluster: LiveCluster, junk: bytes) -> None:
+@pytest.mark.parametrize("method", [GENERATE, LIST_MODELS])
+async def test_what_is_no_message_at_all(cluster: LiveCluster, method: str, junk: bytes) -> None:
+    await assert_refused(cluster, method, junk)
+
+
+async def test_a_prompt_that_is_not_utf8(cluster: LiveCluster) -> None:
+    await assert_refused(cluster, GENERATE, b"\x12\x04\xff\xfe\xfd\xfc")
+
+
+async def assert_refused(cluster: LiveCluster, method: str, junk: bytes) -> None:
     async with aio.insecure_channel(cluster.address) as channel:
-        for answer in (
-            channel.unary_stream(GENERATE)(junk).read(),
-            channel.unary_unary(LIST_MODELS)(junk),
-        ):
-            with pytest.raises(aio.AioRpcError) as raised:
-                await answer
-            error = from_rpc(raised.value)
-            assert isinstance(error, InternalError | BadRequestError)
-            assert "parsing message" in error.message
+        call = channel.unary_stream(method, bytes, bytes)
+        with pytest.raises(aio.AioRpcError) as raised:
+            await call(junk).read()
+    error = from_rpc(raised.value)
+    assert isinstance(error, InternalError | BadRequestError)
+    assert "parsing message" in error.message
 
 
 async def test_a_method_that_does_not_exist(cluster: LiveCluster) -> None:
     async with aio.insecure_channel(cluster.address) as channel:
+        call = channel.unary_unary(NO_METHOD, bytes, bytes)
         with pytest.raises(aio.AioRpcError) as raised:
-            await channel.unary_unary("/jouleserve.v1.Inference/Degenerate")(b"")
+            await call(b"")
     assert raised.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 

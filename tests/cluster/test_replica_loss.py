@@ -23,6 +23,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+REPLICAS = 2
 STREAMS = 8
 TOKENS = 60
 # At 1000 tokens a second no first token comes for a while.
@@ -57,12 +58,15 @@ async def busiest(cluster: LiveCluster, variant: str) -> dict[str, Any]:
     return max(await cluster.engines(variant), key=lambda each: held[each["replica"]])
 
 
-async def recover(cluster: LiveCluster, variant: str, replicas: int) -> None:
-    """Wait until as many replicas take work as before, and none is shown that does not."""
+async def recover(cluster: LiveCluster, *victims: dict[str, Any]) -> None:
+    """Wait until others have taken the place of the victims, and nothing is shown of these."""
+    (variant,) = {victim["deployment"] for victim in victims}
+    gone = {victim["replica"] for victim in victims}
 
     async def back() -> bool:
         shown = [each for each in (await cluster.status()).replicas if each.variant == variant]
-        return [each.state for each in shown] == ["awake"] * replicas
+        others = not gone & {each.replica for each in shown}
+        return others and [each.state for each in shown] == ["awake"] * REPLICAS
 
     assert await eventually(back), await cluster.status()
 
@@ -92,7 +96,7 @@ async def test_streams_of_a_killed_replica_fail_or_go_elsewhere(cluster: LiveClu
             assert reading.token_ids
     assert all(isinstance(end, Completion) for end in ends[STREAMS:])
     await cluster.assert_released()
-    await recover(cluster, "slow", 2)
+    await recover(cluster, victim)
     await cluster.assert_serves("slow")
 
 
@@ -102,7 +106,8 @@ async def test_health_follows_the_replicas(cluster: LiveCluster) -> None:
         stub = health_pb2_grpc.HealthStub(channel)
         watch = stub.Watch(health_pb2.HealthCheckRequest(), timeout=2 * PATIENCE_S)
         assert (await watch.read()).status == SERVING
-        for replica in await cluster.engines("slow"):
+        victims = await cluster.engines("slow")
+        for replica in victims:
             await cluster.probe.kill(replica)
         assert (await watch.read()).status == NOT_SERVING
         assert http_health(cluster) == (503, {"serving": False})
@@ -114,7 +119,7 @@ async def test_health_follows_the_replicas(cluster: LiveCluster) -> None:
         assert (await watch.read()).status == SERVING
         watch.cancel()
     assert http_health(cluster) == (200, {"serving": True})
-    await recover(cluster, "slow", 2)
+    await recover(cluster, *victims)
     await cluster.assert_serves("slow")
     await cluster.assert_released()
 
@@ -139,9 +144,10 @@ async def test_a_client_that_retries_does_not_notice(cluster: LiveCluster) -> No
     async with cluster.client() as client:
         readers = [asyncio.create_task(go_on(client)) for _ in range(8)]
         await asyncio.sleep(0.5)
-        await cluster.probe.kill((await cluster.engines("small"))[0])
+        victim, _ = await cluster.engines("small")
+        await cluster.probe.kill(victim)
         before = completed
-        await recover(cluster, "small", 2)
+        await recover(cluster, victim)
         stop.set()
         await asyncio.gather(*readers)
     assert completed > before

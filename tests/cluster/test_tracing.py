@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
+# Spans are stamped by one clock and measured by another; a process may pause between the two.
+CLOCKS_NS = 50_000_000
 PHASES = ["admit", "route", "queue", "prefill", "decode"]
 
 
@@ -36,8 +39,9 @@ async def test_the_spans_of_a_request_belong_to_the_clients_trace(
     assert root.parent_span_id.hex() == span_id
     assert sorted(spans) == sorted(PHASES)
     assert {span.parent_span_id for span in spans.values()} == {root.span_id}
-    starts = [spans[name].start_time_unix_nano for name in PHASES]
-    assert starts == sorted(starts)
+    for name, following in pairwise(PHASES):
+        gap_ns = spans[following].start_time_unix_nano - spans[name].end_time_unix_nano
+        assert abs(gap_ns) < CLOCKS_NS
     assert spans["decode"].end_time_unix_nano > spans["decode"].start_time_unix_nano
     attributes = {each.key: each.value for each in root.attributes}
     assert attributes["gen_ai.response.id"].string_value == "traced"

@@ -30,8 +30,8 @@ gateway:
   replicas: 2
 """
 STREAMS = 16
-# Forty seconds: longer than anything here takes to happen.
-TOKENS = 2000
+# Twenty seconds: a gateway dies, is missed and replaced, and the ingress starts anew, twice.
+TOKENS = 1000
 # A replica gives a gateway two seconds to come back.
 ABANDON_S = 10.0
 
@@ -88,7 +88,6 @@ async def test_one_that_is_killed_takes_only_its_own_streams_along(pair: LiveClu
     assert await eventually(fallen)
     kept = await settled(pair)
     lost = [task for task in reading if task.done()]
-    print([repr(t.exception()) for t in lost], kept, leases)
     assert sorted([len(lost), kept]) == leases
     assert all(isinstance(task.exception(), UnavailableError) for task in lost)
 
@@ -96,7 +95,7 @@ async def test_one_that_is_killed_takes_only_its_own_streams_along(pair: LiveClu
     async with asyncio.timeout(PATIENCE_S):
         ends = await asyncio.gather(*reading, return_exceptions=True)
     whole = [end for end in ends if isinstance(end, Completion)]
-    assert len(whole) == kept
+    assert len(whole) == kept, [end for end in ends if isinstance(end, BaseException)]
     assert all(len(each.token_ids) == TOKENS for each in whole)
     await asyncio.gather(*(client.close() for client in clients))
 

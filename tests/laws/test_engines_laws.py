@@ -60,7 +60,7 @@ class Play:
         self.attempts: dict[int, Attempt] = {}
         self.ended: list[int] = []
 
-    async def move(self, kind: str, replica: str, pick: int) -> None:
+    async def move(self, kind: str, replica: str, pick: int) -> None:  # noqa: C901 (a table)
         match kind:
             case "begin" if replica in self._routable():
                 self._begin(replica)
@@ -136,9 +136,12 @@ class Play:
 
 
 async def read_to_failure(stream: Stream) -> None:
-    with pytest.raises(JouleserveError):
+    """Read on until the stream raises what it should; anything else is not caught."""
+    try:
         while True:
             await stream.take()
+    except JouleserveError:
+        return
 
 
 async def played(history: list[tuple[str, str, int]]) -> Play:

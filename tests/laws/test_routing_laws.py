@@ -216,7 +216,8 @@ def test_equal_replicas_do_not_herd(count: int, seed: int) -> None:
         RequestId("r"), ModelName("m"), 10, 10, 10.0, Objective(ttft_s=1, tpot_s=1), NOW_S
     )
     rng = random.Random(seed)
-    fleet = Fleet(NOW_S, VARIANTS, views)
+    bare = Fleet(NOW_S, VARIANTS, views)
+    fleet = replace(bare, columns=tabulate(bare))
     chosen = set()
     for _ in range(20 * count):
         outcome = route(request, fleet, make_policy("energy"), rng)

@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+import yaml
 
 from protos.jouleserve.client import Completion, Energy, Finish, Latency, Usage
 from serve import cli, cli_tables, cluster_record
@@ -53,6 +54,17 @@ def test_the_schema_is_json(
 ) -> None:
     assert run(monkeypatch, "config", "schema") == 0
     assert json.loads(capsys.readouterr().out)["title"] == "Config"
+
+
+def test_what_ray_serve_is_told_can_be_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(GOOD)
+    assert run(monkeypatch, "config", "ray", "--config", str(file)) == 0
+    told = yaml.safe_load(capsys.readouterr().out)
+    assert [each["name"] for each in told["applications"]] == ["jouleserve"]
+    assert told["grpc_options"]["port"] == 9000
 
 
 def test_an_absent_gateway_is_an_error_not_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -112,14 +112,12 @@ def test_all_contradictions_of_the_whole_are_found_at_once() -> None:
     value = tree(
         echo("a"),
         echo("a"),
-        scheduler={"lease_ttl_s": 10},
         service_classes={"fast": {"ttft_s": 1, "tpot_s": 0.1}},
     )
     assert set(faults_of(value)) == {
         "models.0.variants.0.name",
         "models.0.variants.1.name",
         "models.0.default_service_class",
-        "scheduler.lease_ttl_s",
     }
 
 

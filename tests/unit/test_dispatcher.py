@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from scheduler.fleet import ReplicaReport
+from scheduler.policies import POLICIES
 from scheduler.requests import ReplicaId
 from serve import link as link_module
 from serve.calls import Call, Outcome, Wishes
@@ -371,3 +372,28 @@ async def test_an_ending_without_energy_fails_the_call(desk: Desk) -> None:
     with pytest.raises(EngineFailedError):
         await reading.task
     assert_nothing_left(desk)
+
+
+# ── policies ────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("policy", sorted(POLICIES))
+async def test_every_policy_serves_and_says_why(policy: str) -> None:
+    desk = Desk(policy=policy)
+    await desk.wake({LARGE: ["a", "b"], SMALL: ["c"]})
+    readings = [Reading(desk, desk.call(wishes=Wishes(explain=True))) for _ in range(12)]
+    await settle()
+    chosen = {number: each.lease.replica for number, each in desk.submissions.items()}
+    assert len(chosen) == 12
+    for number, replica in chosen.items():
+        name = SMALL if replica == "c" else LARGE
+        desk.send(name, replica, ending(number, [5], [5]), accepted=[number])
+    await asyncio.gather(*(reading.task for reading in readings))
+    for reading in readings:
+        outcome = reading.items[-1]
+        assert isinstance(outcome, Outcome)
+        assert outcome.decision.policy == policy
+        assert outcome.decision.reason
+        assert {each.replica for each in outcome.decision.candidates} == {"a", "b", "c"}
+    assert_nothing_left(desk)
+    desk.close()

@@ -37,8 +37,9 @@ async def rig(monkeypatch: pytest.MonkeyPatch) -> Rig:
     return rig
 
 
-def begin(rig: Rig, number: int = 1, replica: ReplicaId = A, **options: float) -> Attempt:
-    return rig.engines.begin(lease(number, replica, **options), LARGE, request(number), [B])
+def begin(rig: Rig, number: int = 1, replica: ReplicaId = A, expires_at_s: float = 1e9) -> Attempt:
+    booked = lease(number, replica, expires_at_s=expires_at_s)
+    return rig.engines.begin(booked, LARGE, request(number), [B])
 
 
 def view(rig: Rig, replica: ReplicaId) -> ReplicaView | None:

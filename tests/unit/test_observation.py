@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -154,6 +155,34 @@ async def test_a_cancelled_call_is_nobodys_fault(desk: Desk, records: Records) -
     CallObserver(frozenset({"m"}))(await cancelled(desk))
     (record,) = records.all
     assert (record.outcome, record.error) == ("cancelled", "")
+
+
+@pytest.mark.parametrize("items", [1, 2, 3, 4])
+async def test_wherever_the_client_leaves_record_and_tally_agree(
+    desk: Desk, records: Records, items: int
+) -> None:
+    """Two messages of tokens, the outcome, the end: it leaves with the last of so many in hand."""
+    serving = desk.dispatcher.serve(desk.call())
+    taken = 0
+
+    async def take() -> None:
+        nonlocal taken
+        async with aclosing(serving):
+            async for _ in serving:
+                taken += 1
+                if taken == items:
+                    return
+
+    task = asyncio.create_task(take())
+    await settle()
+    desk.send(LARGE, "a", tokens(1, 5), accepted=[1])
+    await settle()
+    desk.send(LARGE, "a", ending(1, [6], [5, 6]))
+    await task
+    CallObserver(frozenset({"m"}))(desk.journeys[-1])
+    tally = desk.dispatcher.tally
+    counted = {"completed": tally.completed, "cancelled": tally.cancelled, "failed": tally.failed}
+    assert {name: int(name == records.all[0].outcome) for name in counted} == counted
 
 
 # ── spans ───────────────────────────────────────────────────────────────────

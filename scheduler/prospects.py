@@ -1,0 +1,118 @@
+"""What a request would take on each replica as it is now, in seconds and in joules.
+
+Its own module because policies, explanations and whoever asks about a single replica must
+not predict differently. Every figure is linear in what a replica's outlook says, so one small
+matrix product gives all of them for all replicas at once.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from scheduler.outlook import Outlook, columns, look_ahead, outlooks
+
+if TYPE_CHECKING:
+    from scheduler.fleet import ReplicaView, Variant
+    from scheduler.outlook import FloatArray, ModelColumns
+    from scheduler.requests import Request
+
+
+class Prospects(NamedTuple):
+    """What a request would take, by row; in `Prospect` for a single replica.
+
+    Attributes:
+        ttft_s: to the first token: queue, backlog, own uncached prompt tokens, one step.
+        tpot_s: mean time per output token after it.
+        prefill_j: marginal energy of the uncached prompt tokens.
+        decode_j: marginal energy of the completion tokens.
+        idle_j: of keeping the replica busy for the request's sake.
+        solo_j: of the whole request, alone and uncached; a scale, not a cost.
+
+    """
+
+    ttft_s: FloatArray
+    tpot_s: FloatArray
+    prefill_j: FloatArray
+    decode_j: FloatArray
+    idle_j: FloatArray
+    solo_j: FloatArray
+
+
+class Prospect(NamedTuple):
+    """What a request would take on one replica; see `Prospects`."""
+
+    ttft_s: float
+    tpot_s: float
+    prefill_j: float
+    decode_j: float
+    idle_j: float
+    solo_j: float
+
+
+# Which figure depends on which field of an outlook, in the order of `_weights`.
+_DEPENDENCIES = (
+    ("ttft_s", "ttft_s"),
+    ("ttft_s", "prefill_s"),
+    ("ttft_s", "queue_s"),
+    ("tpot_s", "tpot_s"),
+    ("tpot_s", "context_s"),
+    ("prefill_j", "prefill_j"),
+    ("decode_j", "decode_j"),
+    ("decode_j", "context_j"),
+    ("idle_j", "idle_prompt_j"),
+    ("idle_j", "idle_completion_j"),
+    ("solo_j", "prefill_j"),
+    ("solo_j", "solo_j"),
+)
+_FIGURES = [Prospects._fields.index(figure) for figure, _ in _DEPENDENCIES]
+_FIELDS = [Outlook._fields.index(outlook_field) for _, outlook_field in _DEPENDENCIES]
+_PLACES = np.ravel_multi_index((_FIGURES, _FIELDS), (len(Prospects._fields), len(Outlook._fields)))
+
+
+def _weights(request: Request) -> FloatArray:
+    prompt, tokens = float(request.prompt_tokens), request.expected_completion_tokens
+    # Of the prompt all, of the completion half: the mean over the request's steps.
+    context = prompt + tokens / 2
+    weights = np.zeros((len(Prospects._fields), len(Outlook._fields)))
+    weights.flat[_PLACES] = (
+        *(1.0, prompt, tokens),
+        *(1.0, context),
+        prompt,
+        *(tokens, tokens * context),
+        *(prompt, tokens),
+        *(prompt, tokens),
+    )
+    return weights
+
+
+def prospects(request: Request, table: ModelColumns) -> Prospects:
+    """Predict for every replica of the request's model."""
+    found = Prospects(*(_weights(request) @ table.matrix))
+    cached = table.cached_tokens
+    if cached is None:
+        return found
+    outlook = table.outlook
+    return found._replace(
+        ttft_s=found.ttft_s - outlook.prefill_s * cached,
+        prefill_j=found.prefill_j - outlook.prefill_j * cached,
+        idle_j=found.idle_j - outlook.idle_prompt_j * cached,
+    )
+
+
+def prospect(
+    request: Request, view: ReplicaView, variant: Variant, cached_tokens: float = 0.0
+) -> Prospect:
+    """Predict for a single replica at its present batch.
+
+    Args:
+        request: that would join it.
+        view: of the replica.
+        variant: that it serves.
+        cached_tokens: of the prompt that its prefix cache holds.
+
+    """
+    table = columns((variant,), [view], outlooks([(view, look_ahead(view, variant))]))
+    table = table.with_cached(np.array([cached_tokens]))
+    return Prospect(*(float(each[0]) for each in prospects(request, table)))

@@ -1,0 +1,82 @@
+"""A replica as Ray Serve starts it: engine, books and meters of one variant, put together.
+
+Its own module because it is all of a replica that knows Ray, configuration and engines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any
+
+from ray import serve as ray_serve
+
+from cluster import telemetry
+from serve import catalogue
+from serve.config import Config
+from serve.load import LoadMeter
+from serve.replica import Replica, Telemetry
+
+if TYPE_CHECKING:
+    from serve.config import VariantConfig
+    from serve.engine import Engine, StepObserver
+
+
+class ReplicaDeployment(Replica):
+    """A replica as Ray Serve starts it; the deployment's options live in `serve.application`."""
+
+    async def __init__(  # type: ignore[misc]  # Ray Serve awaits constructors.
+        self, config: dict[str, Any], variant_name: str
+    ) -> None:
+        """Load the engine of a variant; returns when it can serve.
+
+        Args:
+            config: the whole configuration, as JSON values.
+            variant_name: which of its variants to serve.
+
+        """
+        tree = Config.model_validate(config)
+        _, variant = tree.variant(variant_name)
+        ledger = await asyncio.to_thread(catalogue.ledger, variant)
+        books = Telemetry(LoadMeter(time.monotonic()), ledger, time.monotonic)
+        engine = await asyncio.to_thread(make_engine, variant, books.observe)
+        await engine.start()
+        name = ray_serve.get_replica_context().replica_id.unique_id
+        super().__init__(name, engine, books, tree.scheduler.report_period_s)
+        self._stop_telemetry = telemetry.configure(
+            "jouleserve-replica", variant=variant.name, replica=name
+        )
+        _observe(books)
+
+    async def __del__(self) -> None:
+        """End the engine; Ray Serve awaits this when the replica has drained."""
+        await self.stop()
+        await asyncio.to_thread(self._stop_telemetry)
+
+
+def _observe(books: Telemetry) -> None:
+    """Have the newest report read whenever metrics are exported, in the exporter's thread."""
+    telemetry.observe(telemetry.RUNNING_REQUESTS, lambda: books.latest.running_requests)
+    telemetry.observe(telemetry.WAITING_REQUESTS, lambda: books.latest.waiting_requests)
+    telemetry.observe(telemetry.KV_CACHE_USAGE, lambda: books.latest.kv_cache_usage)
+    telemetry.observe(telemetry.POWER_W, lambda: books.latest.power_w)
+
+
+def make_engine(variant: VariantConfig, observe: StepObserver) -> Engine:
+    """Make the engine that a variant asks for, not started; blocks while weights are fetched."""
+    if variant.engine == "echo":
+        from serve.engine_echo import EchoEngine
+
+        return EchoEngine(
+            variant.echo.decode_step_s,
+            variant.echo.prefill_tokens_per_s,
+            variant.max_batch,
+            variant.max_context_tokens,
+            observe,
+        )
+    from serve.checkpoints import materialize
+    from serve.engine_vllm import VllmEngine, vllm_options
+
+    if variant.checkpoint is None:
+        raise ValueError(f"variant {variant.name!r} has no checkpoint")
+    return VllmEngine(vllm_options(variant, materialize(variant.checkpoint.source)), observe)
