@@ -58,9 +58,7 @@ def gamma(
     return times[times < duration_s]
 
 
-def thinned(
-    rate: Rate, highest_per_s: float, duration_s: float, rng: np.random.Generator
-) -> Times:
+def thinned(rate: Rate, highest_per_s: float, duration_s: float, rng: np.random.Generator) -> Times:
     """Independent requests at a rate that changes: candidates at the highest, some kept.
 
     Args:

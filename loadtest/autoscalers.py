@@ -11,18 +11,15 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from scheduler.capacity import capability
-from scheduler.plans import Census, Demand, Slot
-
 from loadtest.descriptions import slot_of
 from loadtest.replica_pool import Target
+from scheduler.capacity import capability
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from scheduler.plans import NodeGroupName, Placement
-
     from loadtest.descriptions import ClusterDescription
+    from scheduler.plans import Census, Demand, NodeGroupName, Placement, Slot
 
 
 class Traffic(NamedTuple):
@@ -263,7 +260,9 @@ def _everything(cluster: ClusterDescription) -> dict[Slot, int]:
     return counts
 
 
-def _nodes_for(cluster: ClusterDescription, replicas: Mapping[Slot, int]) -> dict[NodeGroupName, int]:
+def _nodes_for(
+    cluster: ClusterDescription, replicas: Mapping[Slot, int]
+) -> dict[NodeGroupName, int]:
     """Nodes that hold so many replicas, packed."""
     needed = {}
     for name, group in cluster.groups.items():

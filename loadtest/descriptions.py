@@ -9,11 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from loadtest.simulated_replica import EngineSettings
 from scheduler.capacity import capability
 from scheduler.plans import Demand, Slot
 from scheduler.routing import Limits
-
-from loadtest.simulated_replica import EngineSettings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -137,8 +136,11 @@ def highest_rate(
         demand = Demand(cluster.model, each.objective, 1.0, prompt_tokens, completion_tokens)
         rate = sum(
             max(
-                (_placed_rate(cluster, placement, demand)
-                 for placement in cluster.placements if placement.group == group),
+                (
+                    _placed_rate(cluster, placement, demand)
+                    for placement in cluster.placements
+                    if placement.group == group
+                ),
                 default=0.0,
             )
             for group in cluster.groups

@@ -11,15 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from loadtest.descriptions import ClusterDescription, GatewaySettings, ServiceClass
+from loadtest.errors import DescriptionError
+from loadtest.simulated_replica import EngineSettings
 from scheduler.fleet import Variant
 from scheduler.plans import NodeGroup, NodeGroupName, Placement
 from scheduler.requests import ModelName, Objective, VariantName
 from scheduler.routing import Limits
 from scheduler.steps import AcceleratorFacts, AffineSteps, ModelShape, first_principles
-
-from loadtest.descriptions import ClusterDescription, GatewaySettings, ServiceClass
-from loadtest.errors import DescriptionError
-from loadtest.simulated_replica import EngineSettings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -75,7 +75,7 @@ class LogNormalLengths:
     prompt_tokens: float = 1155.0
     completion_tokens: float = 211.0
     spread: float = 1.0
-    most_tokens: int = 16_384
+    most_tokens: int = 8192
 
     def draw(self, count: int, rng: np.random.Generator) -> Sequence[Lengths]:
         """Draw that many."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from array import array
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -72,7 +72,7 @@ class Outcomes:
     """Collects them."""
 
     def __init__(self) -> None:
-        self._columns = tuple(array(code) for code in "dbhhiiidddi")
+        self._columns: tuple[array[Any], ...] = tuple(array(code) for code in "dbhhiiidddi")
 
     def __len__(self) -> int:
         return len(self._columns[0])
@@ -107,6 +107,6 @@ class Outcomes:
 
     def table(self) -> OutcomeTable:
         """Give all rows so far."""
-        types = "f8 i1 i2 i2 i4 i4 i4 f8 f8 f8 i4".split()
-        pairs = zip(self._columns, types, strict=True)
-        return OutcomeTable(*(np.array(column, dtype=kind) for column, kind in pairs))
+        return OutcomeTable(
+            *map(np.array, self._columns)  # Arrays tell numpy their types.
+        )

@@ -7,24 +7,23 @@ the scheduler's own code, on what gateways can know.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from loadtest.autoscalers import EverythingAwake
+from loadtest.replica_pool import Target
 from scheduler.forecast import Forecaster
 from scheduler.planning import plan
 from scheduler.plans import Demand, PlanInput, PlanSettings
 
-from loadtest.autoscalers import EverythingAwake
-from loadtest.replica_pool import Target
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from loadtest.autoscalers import Observation, Traffic
+    from loadtest.descriptions import ClusterDescription
     from scheduler.fleet import Variant
     from scheduler.plans import Plan
     from scheduler.requests import VariantName
-
-    from loadtest.autoscalers import Observation, Traffic
-    from loadtest.descriptions import ClusterDescription
 
 # Lengths and cached shares are averaged over about this time.
 MEMORY_S = 600.0
@@ -34,11 +33,34 @@ PERIOD_S = 15.0
 SOLVE_LIMIT_S = 30.0
 
 
+@dataclass(frozen=True, slots=True)
+class PlannerOptions:
+    """How the planner is run; what is left out shows what it is worth.
+
+    Attributes:
+        name: for reports.
+        settings: of the planner.
+        period_s: between plans.
+        halts_nodes: switch nodes off; without it, only processes exit.
+        forecasts: look ahead; without it, the rate of the last period is what comes.
+
+    """
+
+    name: str = "planner"
+    settings: PlanSettings = field(
+        default_factory=lambda: PlanSettings(solve_limit_s=SOLVE_LIMIT_S)
+    )
+    period_s: float = PERIOD_S
+    halts_nodes: bool = True
+    forecasts: bool = True
+
+
 class _Stream:
     """What is known of one service class."""
 
     def __init__(self) -> None:
         self.forecaster = Forecaster()
+        self.requests_per_s = 0.0
         self.prompt_tokens = 0.0
         self.completion_tokens = 0.0
         self.cached_share = 0.0
@@ -47,7 +69,8 @@ class _Stream:
 
     def observe(self, traffic: Traffic, now_s: float, period_s: float) -> None:
         """Learn a period's traffic."""
-        self.forecaster.observe(now_s, traffic.requests / period_s)
+        self.requests_per_s = traffic.requests / period_s
+        self.forecaster.observe(now_s, self.requests_per_s)
         kept = math.exp(-period_s / MEMORY_S)
         self._requests = kept * self._requests + traffic.requests
         self._completions = kept * self._completions + traffic.completions
@@ -73,29 +96,28 @@ class Planned:
 
     """
 
-    name = "planner"
-
     def __init__(
         self,
         cluster: ClusterDescription,
         beliefs: Mapping[VariantName, Variant] | None = None,
-        settings: PlanSettings | None = None,
-        period_s: float = PERIOD_S,
+        options: PlannerOptions | None = None,
     ) -> None:
         """Know the cluster, and nothing of its traffic.
 
         Args:
             cluster: to be scaled; everything is awake at first.
             beliefs: what it thinks of the variants, where it errs.
-            settings: of the planner.
-            period_s: between plans.
+            options: of this autoscaler.
 
         """
-        self.period_s = period_s
+        options = options or PlannerOptions()
+        self.name = options.name
+        self.period_s = options.period_s
         self.plans: list[Plan] = []
         self._cluster = cluster
         self._variants = beliefs or cluster.variants
-        self._settings = settings or PlanSettings(solve_limit_s=SOLVE_LIMIT_S)
+        self._options = options
+        self._settings = options.settings
         self._streams = {name: _Stream() for name in cluster.classes}
 
     def initial(self) -> Target:
@@ -119,21 +141,27 @@ class Planned:
             previous=previous,
         )
         self.plans.append(made)
-        return Target(made.replicas, made.nodes)
+        return Target(made.replicas, made.nodes if self._options.halts_nodes else None)
 
     def _demands(self, now_s: float) -> tuple[Demand, ...]:
         demands = []
         for name, stream in self._streams.items():
-            ahead = stream.forecaster.predict(now_s, self._settings.horizon_s)
+            mean, upper = self._rates(stream, now_s)
             demands.append(
                 Demand(
                     model=self._cluster.model,
                     objective=self._cluster.classes[name].objective,
-                    requests_per_s=ahead.mean,
+                    requests_per_s=mean,
                     prompt_tokens=max(1.0, stream.prompt_tokens),
                     completion_tokens=max(1.0, stream.completion_tokens),
                     cached_share=stream.cached_share,
-                    upper_requests_per_s=ahead.upper,
+                    upper_requests_per_s=upper,
                 )
             )
         return tuple(demands)
+
+    def _rates(self, stream: _Stream, now_s: float) -> tuple[float, float]:
+        if not self._options.forecasts:
+            return stream.requests_per_s, stream.requests_per_s
+        ahead = stream.forecaster.predict(now_s, self._settings.horizon_s)
+        return ahead.mean, ahead.upper

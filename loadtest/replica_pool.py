@@ -11,21 +11,19 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
-from scheduler.plans import Census, Slot
-from scheduler.requests import ReplicaId
-
 from loadtest.descriptions import slot_of
 from loadtest.simulated_nodes import NodeState, SimulatedNode, SimulatedNodes
 from loadtest.simulated_replica import ReplicaEnergy, SimulatedReplica
+from scheduler.plans import Census, Slot
+from scheduler.requests import ReplicaId
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from scheduler.plans import NodeGroupName, Placement
-
     from loadtest.descriptions import ClusterDescription
     from loadtest.events import EventQueue
     from loadtest.sequences import Sequence
+    from scheduler.plans import NodeGroupName, Placement
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,7 +258,11 @@ class ReplicaPool:
         self.started += 1
         name = ReplicaId(f"{placement.variant}-{self.started}")
         replica = SimulatedReplica(
-            name, self._cluster.variants[placement.variant], self._cluster.engine, self._events, self
+            name,
+            self._cluster.variants[placement.variant],
+            self._cluster.engine,
+            self._events,
+            self,
         )
         self.replicas[name] = state.serving[name] = replica
         self._places[name] = _Place(placement, start.node)
@@ -322,6 +324,4 @@ class ReplicaPool:
 
 def nodes_on(pool: ReplicaPool) -> int:
     """Count the nodes of all groups that are on."""
-    return sum(
-        node.state is NodeState.ON for nodes in pool.nodes.nodes.values() for node in nodes
-    )
+    return sum(node.state is NodeState.ON for nodes in pool.nodes.nodes.values() for node in nodes)

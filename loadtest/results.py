@@ -7,15 +7,15 @@ those of requests that arrived within the window.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from loadtest.outcomes import OutcomeTable, Status
 from scheduler.bounds import lower_bounds
 from scheduler.plans import Census, Demand, PlanInput
-
-from loadtest.outcomes import OutcomeTable, Status
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -216,7 +216,7 @@ def bound_of(
     edges = np.arange(begin_s, workload.duration_s + 1e-9, BOUND_WINDOW_S).tolist()
     if edges[-1] < workload.duration_s:
         edges.append(workload.duration_s)
-    for low_s, high_s in zip(edges[:-1], edges[1:], strict=True):
+    for low_s, high_s in itertools.pairwise(edges):
         first, last = np.searchsorted(at_s, [low_s, high_s])
         demands = _demands(cluster, workload, int(first), int(last), high_s - low_s, cached)
         windows.append(

@@ -11,6 +11,8 @@ import math
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
+from loadtest.outcomes import Outcomes, Status
+from loadtest.sequences import Sequence
 from scheduler.admission import ModelFacts, Occupancy, Rejected, RequestFacts, admit
 from scheduler.board import FleetBoard
 from scheduler.leases import Lease, LeaseBook
@@ -19,21 +21,17 @@ from scheduler.prefixes import PrefixIndex
 from scheduler.requests import Request, RequestId
 from scheduler.routing import NoReplica, route
 
-from loadtest.outcomes import Outcomes, Status
-from loadtest.sequences import Sequence
-
 if TYPE_CHECKING:
     import random
     from collections.abc import Iterator, Mapping
-
-    from scheduler.fleet import ReplicaReport, Variant
-    from scheduler.requests import ReplicaId, VariantName
-    from scheduler.routing import Decision, Policy
 
     from loadtest.descriptions import ClusterDescription
     from loadtest.events import EventQueue
     from loadtest.simulated_replica import SimulatedReplica
     from loadtest.traces import TraceRequest
+    from scheduler.fleet import ReplicaReport, Variant
+    from scheduler.requests import ReplicaId, VariantName
+    from scheduler.routing import Decision, Policy
 
 # As live: a lease outlives the longest request.
 LEASE_TTL_S = 900.0
@@ -160,9 +158,7 @@ class SimulatedGateway:
         if isinstance(verdict, Rejected):
             self._shed(source, row)
             return
-        expected = self._lengths.expected(
-            self._model, source.service_class, verdict.max_tokens
-        )
+        expected = self._lengths.expected(self._model, source.service_class, verdict.max_tokens)
         request = Request(
             RequestId(""),
             self._model,

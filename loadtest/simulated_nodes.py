@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from scheduler.plans import NodeGroup, NodeGroupName
-
     from loadtest.events import EventQueue
+    from scheduler.plans import NodeGroup, NodeGroupName
 
 
 class NodeState(StrEnum):

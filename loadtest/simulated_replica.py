@@ -21,10 +21,9 @@ from loadtest.replica_load import ReplicaLoad
 from loadtest.step_runs import Series, StepRun, decode_run
 
 if TYPE_CHECKING:
+    from loadtest.sequences import Sequence
     from scheduler.fleet import ReplicaReport, Variant
     from scheduler.requests import ReplicaId
-
-    from loadtest.sequences import Sequence
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ LINEARITY = 1e-9
 
 
 class Series(NamedTuple):
-    """An arithmetic series: first, first + slope, first + 2·slope, …"""
+    """An arithmetic series: first, first + slope, first + 2·slope and so on."""
 
     first: float
     slope: float = 0.0
@@ -88,7 +88,9 @@ class StepRun:
         if self.steps == 1:
             return False
         done = self.completed(now_s)
-        under_way = done if done and self.started_at_s + self.time.total(done) == now_s else done + 1
+        under_way = (
+            done if done and self.started_at_s + self.time.total(done) == now_s else done + 1
+        )
         if under_way >= self.steps:
             return False
         self.steps = max(under_way, 1)

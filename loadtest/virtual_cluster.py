@@ -12,28 +12,27 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from scheduler.policies import make_policy
-
 from loadtest.autoscalers import Observation, Traffic
 from loadtest.events import EventQueue
 from loadtest.outcomes import Outcomes, OutcomeTable
 from loadtest.replica_pool import ReplicaPool
 from loadtest.simulated_gateway import SimulatedGateway
-from loadtest.simulated_nodes import NodeEnergy
+from scheduler.policies import make_policy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence as Many
-
-    from scheduler.fleet import Variant
-    from scheduler.plans import NodeGroupName, Slot
-    from scheduler.requests import ReplicaId, VariantName
+    from collections.abc import Iterator, Mapping
+    from collections.abc import Sequence as Many
 
     from loadtest.autoscalers import Autoscaler
     from loadtest.descriptions import ClusterDescription
     from loadtest.sequences import Sequence
+    from loadtest.simulated_nodes import NodeEnergy
     from loadtest.simulated_replica import SimulatedReplica
     from loadtest.traces import TraceRequest
     from loadtest.workloads import Workload
+    from scheduler.fleet import Variant
+    from scheduler.plans import NodeGroupName, Slot
+    from scheduler.requests import ReplicaId, VariantName
 
 # Streams that still run when no more requests come are given this long.
 DRAIN_S = 1800.0
@@ -221,7 +220,7 @@ class VirtualCluster:
             )
             for index in range(cluster.gateway.gateways)
         ]
-        self._traffic_before = {name: (0,) * 6 for name in cluster.classes}
+        self._traffic_before: dict[str, tuple[int, ...]] = dict.fromkeys(cluster.classes, (0,) * 6)
         self._sample_s = sample_s
         self._samples: list[Sample] = []
         self._sampled = (0.0, 0)
@@ -382,9 +381,8 @@ class VirtualCluster:
         now_s = self.events.now_s
         traffic = []
         for name in self._cluster.classes:
-            total = tuple(
-                map(sum, zip(*(gateway.traffic[name] for gateway in self._gateways), strict=True))
-            )
+            parts = zip(*(gateway.traffic[name] for gateway in self._gateways), strict=True)
+            total = tuple(map(sum, parts))
             since = [a - b for a, b in zip(total, self._traffic_before[name], strict=True)]
             self._traffic_before[name] = total
             traffic.append(Traffic(name, *since))

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from scheduler.instance import relaxed_instance_of
-from scheduler.solver import relaxed_bound, solve
+from scheduler.solver import relax, solve
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,7 +79,10 @@ def least_power_w(plan_input: PlanInput, unserved: Sequence[float] = ()) -> floa
 
 
 def _lp_w(instance: Instance) -> float:
-    return max(0.0, relaxed_bound(instance)) if instance.loads and instance.slots else 0.0
+    if not instance.loads or not instance.slots:
+        return 0.0
+    relaxed = relax(instance)
+    return 0.0 if relaxed is None else max(0.0, relaxed.cost)
 
 
 def _milp_w(instance: Instance) -> float:

@@ -50,8 +50,11 @@ OUTLIER = 3.0
 # A window beyond this ratio to its prediction is a stall or a broken clock, not a speed.
 ABSURD = 32.0
 FACTOR_BOUNDS = (1.0 / 16.0, 16.0)
-# Weight of the newest window in the running errors that decide between fit and prior.
+# Weight of the newest window in what decides between fit and prior: some twenty count.
 ERROR_WEIGHT = 0.1
+COUNTED_WINDOWS = 2.0 / ERROR_WEIGHT - 1.0
+# In standard errors, by which the fit must have been nearer than the prior.
+SURENESS = 2.0
 # Relative change of a factor below which a step model is left as it is.
 NOTICEABLE = 0.02
 # Where the joules and seconds of each part are compared, if energy is not measured.
@@ -77,14 +80,13 @@ class FactorFit:
         self._mean: FloatArray = np.ones(PARTS)
         self._covariance: FloatArray = np.eye(PARTS) * PRIOR_SPREAD**2
         self._variance = NOISE**2
-        self._fit_error = self._prior_error = 0.0
+        # How much nearer to a window, unseen before, the fit was than the prior: mean and square.
+        self._gain = self._gain_square = 0.0
 
     @property
     def factors(self) -> Factors:
         """What is believed now: all 1 unless the fit has proved better than the prior."""
-        if self.windows < TRUSTED_WINDOWS or self._fit_error > self._prior_error:
-            return Factors()
-        return Factors(*self._mean.tolist())
+        return Factors(*self._mean.tolist()) if self._proved() else Factors()
 
     def observe(self, parts: FloatArray, measured: float) -> None:
         """Learn from a window.
@@ -105,10 +107,17 @@ class FactorFit:
         self._judge(surprise / ratio, (ratio - 1.0) / ratio)
         self._learn(shares, surprise)
 
+    def _proved(self) -> bool:
+        if self.windows < TRUSTED_WINDOWS:
+            return False
+        variance = max(0.0, self._gain_square - self._gain**2)
+        return self._gain > SURENESS * math.sqrt(variance / min(self.windows, COUNTED_WINDOWS))
+
     def _judge(self, fit_error: float, prior_error: float) -> None:
         weight = max(ERROR_WEIGHT, 1.0 / (self.windows + 1))
-        self._fit_error += weight * (min(abs(fit_error), 1.0) - self._fit_error)
-        self._prior_error += weight * (min(abs(prior_error), 1.0) - self._prior_error)
+        gain = min(abs(prior_error), 1.0) - min(abs(fit_error), 1.0)
+        self._gain += weight * (gain - self._gain)
+        self._gain_square += weight * (gain**2 - self._gain_square)
         self.windows += 1
 
     def _learn(self, shares: FloatArray, surprise: float) -> None:

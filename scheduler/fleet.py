@@ -85,6 +85,9 @@ class StepTotals(NamedTuple):
         )
 
 
+NO_STEPS = StepTotals()
+
+
 @dataclass(frozen=True, slots=True)
 class ReplicaReport:
     """What a replica says of itself: totals over all gateways, at one instant.
@@ -116,7 +119,7 @@ class ReplicaReport:
     step_time_s: float = 0.0
     power_w: float = 0.0
     energy_j: float = 0.0
-    totals: StepTotals = StepTotals()
+    totals: StepTotals = NO_STEPS
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 JOULES_PER_KWH = 3.6e6
 SECONDS_PER_HOUR = 3600.0
-# Rates below this are no demand.
-NO_RATE = 1e-9
+# Requests/s that are no demand: fewer than one in some hours.
+NO_RATE = 1e-4
 
 
 class SlotTerms(NamedTuple):
@@ -246,7 +246,7 @@ def _load_terms(
         ]
         # The shortest residence averages least and asks for the most headroom.
         spare = headroom(demand, min(residences), plan_input.settings.risk) if residences else 0.0
-        if demand.requests_per_s + spare > NO_RATE:
+        if demand.requests_per_s > NO_RATE or spare > NO_RATE:
             loads.append(LoadTerms(column, demand.requests_per_s, spare))
     return tuple(loads)
 

@@ -12,15 +12,15 @@ can tell: applied at once, a plan leads to the same plan.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from scheduler.actions import actions_to, reasons_for
 from scheduler.bounds import least_power_w
-from scheduler.greedy import solve_greedily
 from scheduler.hysteresis import settle
 from scheduler.instance import instance_of
 from scheduler.plans import Plan
-from scheduler.solver import OPTIMAL, relaxed_bound, solve
+from scheduler.search import SAME_RATE, best_solution, missing
+from scheduler.solver import OPTIMAL, solve
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,13 +28,11 @@ if TYPE_CHECKING:
     from scheduler.hysteresis import Settled
     from scheduler.instance import Instance
     from scheduler.plans import PlanInput, Slot
+    from scheduler.search import Solver
     from scheduler.solution import Solution
 
-Solver: TypeAlias = Literal["milp", "greedy", "held"]
 Name = TypeVar("Name")
 
-# Requests/s, or shares of a rate, that two solutions may differ by and serve the same.
-SAME_RATE = 1e-4
 # Of a planner's time: the search, then what it is compared with.
 SEARCH_SHARE, STAY_SHARE, BRIDGE_SHARE = 0.7, 0.15, 0.15
 
@@ -50,36 +48,11 @@ def plan(plan_input: PlanInput, *, previous: Plan | None = None) -> Plan:
 
     """
     instance = instance_of(plan_input)
-    wanted, solver = _search(instance, plan_input.settings.solve_limit_s)
+    wanted, solver = best_solution(instance, plan_input.settings.solve_limit_s * SEARCH_SHARE)
     wanted = _stay(instance, wanted, plan_input.settings.solve_limit_s)
     bridge = _bridge(instance, wanted, plan_input)
     settled = settle(instance, wanted, bridge, plan_input.census, previous)
     return _plan(plan_input, instance, wanted, settled, solver)
-
-
-def _search(instance: Instance, limit_s: float) -> tuple[Solution, Solver]:
-    """Take the exact solution, or the greedy one where time was too short for a better one."""
-    if not instance.slots:
-        return solve_greedily(instance), "greedy"
-    exact = solve(instance, limit_s=limit_s * SEARCH_SHARE)
-    if exact is not None and exact.gap(instance) <= 2 * OPTIMAL:
-        return exact, "milp"
-    greedy = solve_greedily(instance, relaxed_bound(instance))
-    if exact is None or _better(instance, greedy, exact):
-        return greedy, "greedy"
-    return exact, "milp"
-
-
-def _better(instance: Instance, one: Solution, other: Solution) -> bool:
-    """Whether one solution carries more, or as much for less."""
-    less = _missing(other) - _missing(one)
-    if abs(less) > SAME_RATE:
-        return less > 0
-    return one.cost(instance) < other.cost(instance)
-
-
-def _missing(solution: Solution) -> float:
-    return sum(solution.unserved) + 0.05 * sum(solution.uncovered)
 
 
 def _stay(instance: Instance, wanted: Solution, limit_s: float) -> Solution:
@@ -88,7 +61,7 @@ def _stay(instance: Instance, wanted: Solution, limit_s: float) -> Solution:
     if tuple(present) == wanted.replicas or not _allowed(instance, present):
         return wanted
     stay = solve(instance, limit_s=limit_s * STAY_SHARE, floors=present, ceilings=present)
-    if stay is None or _missing(stay) > _missing(wanted) + SAME_RATE:
+    if stay is None or missing(stay) > missing(wanted) + SAME_RATE:
         return wanted
     gain = stay.cost(instance) - wanted.cost(instance)
     return stay if gain <= 2 * OPTIMAL * wanted.cost(instance) else wanted
@@ -171,8 +144,8 @@ def _shares(instance: Instance, carried: Solution) -> dict[tuple[int, Slot], flo
 def _unserved(plan_input: PlanInput, instance: Instance, carried: Solution) -> list[float]:
     """Requests/s that nobody carries, by demand."""
     unserved = [0.0] * len(plan_input.demands)
-    for load, missing in zip(instance.loads, carried.unserved, strict=True):
-        unserved[load.demand] = missing
+    for load, rate in zip(instance.loads, carried.unserved, strict=True):
+        unserved[load.demand] = rate
     return unserved
 
 

@@ -3,9 +3,10 @@
 Its own module because it is the one part of a gateway's knowledge that grows with traffic:
 here it is bounded, and here the cheapest prompt token, one that need not be computed, is found.
 
-Prompts are chains of block hashes (`scheduler.blocks`). What was routed to a replica is taken to be in its cache until
-the replica's capacity, or the index's own bound, pushes out what was used least recently. An
-engine that publishes events of its KV cache is believed instead (`apply`).
+Prompts are chains of block hashes (`scheduler.blocks`). What was routed to a replica is taken
+to be in its cache until the replica's capacity, or the index's own bound, pushes out what was
+used least recently. An engine that publishes events of its KV cache is believed instead
+(`apply`).
 """
 
 from __future__ import annotations

@@ -6,111 +6,27 @@ plugged in by name and everything they may know arrives as arguments.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+from dataclasses import replace
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from scheduler.outlook import BoolArray, FloatArray, IndexArray, ModelColumns, Scores, tabulate
+from scheduler.decisions import DEFAULT_LIMITS, Candidate, Decision, Limits, NoReplica
+from scheduler.eligibility import Case, eligible_rows, fault_of, unfit_for
+from scheduler.outlook import tabulate
 from scheduler.waking import wake
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Mapping
 
-    from scheduler.fleet import Fleet, Variant
+    from scheduler.fleet import Fleet
+    from scheduler.outlook import BoolArray, FloatArray, IndexArray, ModelColumns, Scores
     from scheduler.requests import ReplicaId, Request, VariantName
+
+__all__ = ["DEFAULT_LIMITS", "Candidate", "Decision", "Limits", "NoReplica", "Policy", "route"]
 
 # Scores closer than this, relative to the best, are a tie.
 TIE = 1e-9
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How far a replica may be loaded, and how old its report may be.
-
-    Attributes:
-        max_waiting: requests beyond its batch before a replica is full.
-        stale_after_s: age of the newest report that makes a replica a last resort.
-        max_fallbacks: replicas named after the chosen one.
-
-    """
-
-    max_waiting: int = 64
-    stale_after_s: float = 5.0
-    max_fallbacks: int = 8
-
-
-DEFAULT_LIMITS = Limits()
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """One replica in a decision.
-
-    Attributes:
-        replica: that was considered.
-        variant: that it serves.
-        score: lower is better; 0 for an excluded one.
-        terms: what the score adds up, by name.
-        excluded: why it could not serve; empty for one that could.
-
-    """
-
-    replica: ReplicaId
-    variant: VariantName
-    score: float = 0.0
-    terms: Mapping[str, float] = field(default_factory=dict)
-    excluded: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """Who serves a request, and why.
-
-    Attributes:
-        replica: the chosen one.
-        variant: that it serves.
-        policy: name of the policy that chose.
-        reason: one line for people.
-        ranking: further replicas of the same variant, best first, should the chosen one
-            be gone or full; at most `Limits.max_fallbacks`.
-        candidates: every replica of the model, best first, then the excluded ones; empty
-            unless the caller asked to explain.
-        cached_tokens: of the prompt, expected in that replica's prefix cache.
-        wake: variant of which a further replica would be worth waking, for all that are
-            awake are at their limits; None if not, or if none can be woken.
-
-    """
-
-    replica: ReplicaId
-    variant: VariantName
-    policy: str
-    reason: str
-    ranking: tuple[ReplicaId, ...] = ()
-    candidates: tuple[Candidate, ...] = ()
-    cached_tokens: int = 0
-    wake: VariantName | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class NoReplica:
-    """Nobody can serve a request.
-
-    Attributes:
-        reason: one line for people.
-        kind: "unattainable" when no variant ever can, "none_awake" when no replica of a
-            suitable variant takes work now, "full" when all that do are at their bound.
-        candidates: every replica of the model with what excluded it; empty unless the
-            caller asked to explain.
-        wake: variant of which a replica is worth waking; None if none can be.
-
-    """
-
-    reason: str
-    kind: Literal["unattainable", "none_awake", "full"]
-    candidates: tuple[Candidate, ...] = ()
-    wake: VariantName | None = None
 
 
 class Policy(Protocol):
@@ -163,9 +79,9 @@ def route(  # noqa: PLR0913 (four inputs of the decision, three settings)
         known = ", ".join(sorted({variant.model for variant in fleet.variants.values()}))
         return NoReplica(f"no model {request.model!r} is served; known: {known}", "unattainable")
     table = _with_prefixes(request, table, fleet)
-    unfit = tuple([_unfit(request, variant) for variant in table.variants])
-    case = _Case(request, fleet.observed_at_s, table, limits, unfit, avoid)
-    eligible = _eligible(case)
+    unfit = tuple([unfit_for(request, variant) for variant in table.variants])
+    case = Case(request, fleet.observed_at_s, table, limits, unfit, avoid)
+    eligible = eligible_rows(case)
     if isinstance(eligible, NoReplica):
         return _refuse(eligible, case, fleet, explain=explain)
     scores = policy.score(request, table, eligible, case.now_s, rng)
@@ -180,27 +96,6 @@ def route(  # noqa: PLR0913 (four inputs of the decision, three settings)
         cached_tokens=0 if table.cached_tokens is None else int(table.cached_tokens[row]),
         wake=_wake_further(case, fleet, eligible, scores),
     )
-
-
-class _Case(NamedTuple):
-    """What a decision is made of, besides the policy's scores.
-
-    Attributes:
-        request: to be served.
-        now_s: instant of the fleet's snapshot.
-        table: the replicas of its model.
-        limits: bounds on load and age.
-        unfit: for each variant why it can never serve the request; empty if it can.
-        avoid: replicas that have failed the request already.
-
-    """
-
-    request: Request
-    now_s: float
-    table: ModelColumns
-    limits: Limits
-    unfit: tuple[str, ...]
-    avoid: frozenset[ReplicaId]
 
 
 # ── look up ─────────────────────────────────────────────────────────────────
@@ -228,7 +123,7 @@ def _with_prefixes(request: Request, table: ModelColumns, fleet: Fleet) -> Model
 # ── wake ────────────────────────────────────────────────────────────────────
 
 
-def _refuse(refusal: NoReplica, case: _Case, fleet: Fleet, *, explain: bool) -> NoReplica:
+def _refuse(refusal: NoReplica, case: Case, fleet: Fleet, *, explain: bool) -> NoReplica:
     """Add to a refusal what would help, and what excluded each replica."""
     if refusal.kind != "unattainable" and fleet.sleepers:
         refusal = replace(refusal, wake=wake(case.request, case.table.variants, fleet.sleepers))
@@ -236,7 +131,7 @@ def _refuse(refusal: NoReplica, case: _Case, fleet: Fleet, *, explain: bool) -> 
 
 
 def _wake_further(
-    case: _Case, fleet: Fleet, eligible: BoolArray, scores: Scores
+    case: Case, fleet: Fleet, eligible: BoolArray, scores: Scores
 ) -> VariantName | None:
     """Name what to wake, when all that are awake are at their limits."""
     if not fleet.sleepers or scores.strains is None:
@@ -245,65 +140,6 @@ def _wake_further(
     if not np.all(strain):
         return None
     return wake(case.request, case.table.variants, fleet.sleepers)
-
-
-# ── filter ──────────────────────────────────────────────────────────────────
-
-
-def _unfit(request: Request, variant: Variant) -> str:
-    """Say why a variant can never serve a request; empty if it can."""
-    if request.variant is not None and variant.name != request.variant:
-        return f"the request is pinned to {request.variant}"
-    if variant.quality < request.objective.min_quality:
-        return f"quality {variant.quality:.3g} is below {request.objective.min_quality:.3g}"
-    needed = request.prompt_tokens + request.max_tokens
-    context = min(variant.max_context_tokens, variant.kv_capacity_tokens)
-    if needed > context:
-        return f"{needed} tokens do not fit a context of {context}"
-    return ""
-
-
-def _eligible(case: _Case) -> BoolArray | NoReplica:
-    """Mark the replicas that may serve the request; at least one."""
-    table, limits = case.table, case.limits
-    verdicts = tuple(zip(table.variants, case.unfit, strict=True))
-    if all(case.unfit):
-        faults = "; ".join(f"{variant.name}: {fault}" for variant, fault in verdicts)
-        return NoReplica(faults, "unattainable")
-    awake = table.outlook.awake > 0
-    if any(case.unfit):
-        awake &= np.array([not fault for fault in case.unfit])[table.variant_rows]
-    if case.avoid:
-        awake &= np.array([replica not in case.avoid for replica in table.replicas], dtype=bool)
-    roomy = awake & (table.outlook.requests < table.outlook.max_batch + limits.max_waiting)
-    preferred = _preferred(case, roomy)
-    if preferred is not None:
-        return preferred
-    if awake.any():
-        many = f"each of {int(awake.sum())} replicas"
-        return NoReplica(f"{many} holds its batch and {limits.max_waiting} waiting more", "full")
-    names = ", ".join(variant.name for variant, fault in verdicts if not fault)
-    return NoReplica(f"no replica of {names} is awake", "none_awake")
-
-
-def _preferred(case: _Case, roomy: BoolArray) -> BoolArray | None:
-    """Narrow to replicas with a fresh report and KV headroom, as far as any are left.
-
-    An engine without KV headroom queues the request, and a stale report may still be
-    true: both are last resorts rather than refusals.
-    """
-    outlook = case.table.outlook
-    fresh = roomy & (outlook.observed_at_s >= case.now_s - case.limits.stale_after_s)
-    headroom = fresh & (outlook.kv_tokens <= outlook.kv_capacity_tokens - _needed(case.request))
-    for choice in (headroom, fresh, roomy):
-        if np.count_nonzero(choice):
-            return choice
-    return None
-
-
-def _needed(request: Request) -> float:
-    """Tokens of KV cache that the request is expected to take."""
-    return request.prompt_tokens + request.expected_completion_tokens
 
 
 # ── pick ────────────────────────────────────────────────────────────────────
@@ -323,7 +159,7 @@ def _pick(values: FloatArray, eligible: BoolArray, requests: FloatArray, rng: ra
 
 
 def _fallbacks(
-    case: _Case, eligible: BoolArray, values: FloatArray, row: int
+    case: Case, eligible: BoolArray, values: FloatArray, row: int
 ) -> tuple[ReplicaId, ...]:
     """Name the next best replicas of the same variant."""
     table, most = case.table, case.limits.max_fallbacks
@@ -346,7 +182,7 @@ def _ranked(rows: IndexArray, values: FloatArray, requests: FloatArray) -> list[
 
 
 def _candidates(
-    case: _Case, eligible: BoolArray, scores: Scores, chosen: int
+    case: Case, eligible: BoolArray, scores: Scores, chosen: int
 ) -> tuple[Candidate, ...]:
     """Detail every replica: the chosen one, the other eligible ones by rank, the excluded."""
     table = case.table
@@ -364,31 +200,15 @@ def _candidates(
     return best + _excluded(case, eligible)
 
 
-def _excluded(case: _Case, eligible: BoolArray | None = None) -> tuple[Candidate, ...]:
+def _excluded(case: Case, eligible: BoolArray | None = None) -> tuple[Candidate, ...]:
     """Detail the replicas that may not serve."""
     table = case.table
     return tuple(
         Candidate(
             replica=replica,
             variant=table.variant(row).name,
-            excluded=case.unfit[table.variant_rows[row]] or _fault(case, row),
+            excluded=case.unfit[table.variant_rows[row]] or fault_of(case, row),
         )
         for row, replica in enumerate(table.replicas)
         if eligible is None or not eligible[row]
     )
-
-
-def _fault(case: _Case, row: int) -> str:
-    """Say what keeps a replica of a suitable variant from serving the request."""
-    outlook, limits = case.table.outlook, case.limits
-    requests, age_s = outlook.requests[row], case.now_s - outlook.observed_at_s[row]
-    free = max(0.0, outlook.kv_capacity_tokens[row] - outlook.kv_tokens[row])
-    if not outlook.awake[row]:
-        return "it drains"
-    if case.table.replicas[row] in case.avoid:
-        return "it has failed this request"
-    if requests >= outlook.max_batch[row] + limits.max_waiting:
-        return f"it holds {requests:.0f} requests, its bound"
-    if age_s > limits.stale_after_s:
-        return f"its report is {age_s:.1f} s old"
-    return f"its KV cache has {free:.0f} tokens free, {_needed(case.request):.0f} are needed"

@@ -1,33 +1,18 @@
-"""The plan as a mixed-integer program, solved by HiGHS.
+"""Solve the plan's program exactly, with HiGHS.
 
-Its own module because it is the only place that knows columns and rows. Per slot s, node
-group k, and pair (s, c) of slot and load:
-
-    y_s  replicas awake         b_s  of them busy all the time      w_s ≥ y_s − awake_s
-    z_k  nodes on                                                   v_k ≥ z_k − on_k
-    r_sc rate on busy replicas  d_sc rate on replicas idle part of the time
-    q_sc headroom               u_c, h_c  rate and headroom that nobody carries
-
-    min  Σ idle_s·y_s + Σ busy_s·(b_s + Σ_c d_sc/duty_sc) + Σ j_sc·(r_sc + d_sc) + Σ node_k·z_k
-         + (Σ wake_s·w_s + Σ boot_k·v_k)/horizon
-    s.t. Σ_s (r_sc + d_sc) + u_c = λ_c             Σ_s q_sc + h_c = headroom_c
-         Σ_c (r_sc + d_sc + q_sc)/cap_sc ≤ y_s      Σ_c r_sc/cap_sc ≤ b_s
-         Σ_c d_sc/duty_sc ≤ y_s − b_s               Σ_s∈k accelerators_s·y_s ≤ accelerators_k·z_k
-         Σ_s∈(c) z_k(s) ≥ 1  where λ_c > 0          power with everything busy ≤ budget
-
-u and h are 0 where capacity suffices; where it does not, the least possible is found first,
-requests before headroom, and watts are saved only within that.
+Its own module because it is the only place that calls a solver. Where capacity suffices,
+everything is served at the least cost; where it does not, the least that must be left is
+found first, requests before headroom, and watts are saved only within that.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, milp
-from scipy.sparse import coo_array
+from scipy.optimize import Bounds, milp
 
+from scheduler.program import ROOM, Program, program_of, without_presence
 from scheduler.solution import Solution
 
 if TYPE_CHECKING:
@@ -36,46 +21,27 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scheduler.instance import Instance
+    from scheduler.program import Columns
 
 # Relative distance from the optimum at which the search for fewer watts ends.
 OPTIMAL = 2e-4
 # What a missing unit of headroom weighs against a missing unit of the mean.
 HEADROOM_WEIGHT = 0.05
-# HiGHS keeps rows within 1e-7; what is fixed from one run to the next gets more room.
-ROOM = 1e-6
 _INFEASIBLE = 2
+WHOLE = True
 
 
-class _Columns(NamedTuple):
-    """Where each kind of variable begins and ends."""
+class Relaxed(NamedTuple):
+    """A solution with divisible replicas and nodes.
 
-    awake: slice
-    busy: slice
-    nodes: slice
-    wakes: slice
-    boots: slice
-    full: slice
-    duty: slice
-    spare: slice
-    unserved: slice
-    uncovered: slice
+    Attributes:
+        cost: weighted watts.
+        replicas: awake, by slot.
 
-    @property
-    def width(self) -> int:
-        """How many variables there are."""
-        return int(self.uncovered.stop)
+    """
 
-
-@dataclass(frozen=True, slots=True)
-class _Program:
-    """Rows, bounds and costs."""
-
-    columns: _Columns
-    cost: NDArray[np.float64]
-    rows: LinearConstraint
-    low: NDArray[np.float64]
-    high: NDArray[np.float64]
-    integral: NDArray[np.float64]
+    cost: float
+    replicas: tuple[float, ...]
 
 
 class _Outcome(NamedTuple):
@@ -90,6 +56,7 @@ def solve(
     limit_s: float,
     floors: Sequence[int] | None = None,
     ceilings: Sequence[int] | None = None,
+    whole_busy: bool = True,
 ) -> Solution | None:
     """Find the cheapest replicas and nodes that carry the loads, or as much as can be.
 
@@ -98,30 +65,40 @@ def solve(
         limit_s: for the search; when it ends early, the best solution so far counts.
         floors: replicas of each slot at least; by default the instance's.
         ceilings: replicas of each slot at most; by default the instance's.
+        whole_busy: count busy replicas as whole ones; a large problem is solved many times
+            faster without, and its busy replicas have to be counted again.
 
     Returns:
         None when the time was too short for any solution, or bounds contradict each other.
 
     """
-    program = _program(instance, floors, ceilings)
+    program = program_of(instance, floors, ceilings)
+    if not whole_busy:
+        program.integral[program.columns.busy] = 0
     outcome = _search(program, limit_s)
     return None if outcome.values is None else _read(instance, program.columns, outcome)
 
 
-def relaxed_bound(instance: Instance) -> float:
-    """Give a weighted power that no solution can be below: replicas and nodes are divisible.
+def relax(instance: Instance, *, whole: bool = False) -> Relaxed | None:
+    """Solve the problem with divisible replicas and nodes: no solution costs less.
+
+    Args:
+        instance: to be solved.
+        whole: keep the rows that only whole solutions obey by themselves, for a closer bound.
 
     Returns:
-        −inf if it cannot be computed.
+        None if it cannot be solved.
 
     """
-    program = _program(instance, None, None)
+    program = program_of(instance, None, None, whole=whole)
     program.integral[:] = 0
-    outcome = _search(program, np.inf)
-    return -np.inf if outcome.values is None else float(program.cost @ outcome.values)
+    values = _search(program, np.inf).values
+    if values is None:
+        return None
+    return Relaxed(float(program.cost @ values), tuple(values[program.columns.awake].tolist()))
 
 
-def _search(program: _Program, limit_s: float) -> _Outcome:
+def _search(program: Program, limit_s: float) -> _Outcome:
     """Serve everything at the least cost, else as much as can be at the least cost."""
     outcome = _run(program, program.cost, limit_s / 2, OPTIMAL)
     if not outcome.infeasible:
@@ -132,8 +109,8 @@ def _search(program: _Program, limit_s: float) -> _Outcome:
     open_high = program.high.copy()
     open_high[columns.unserved] = np.inf
     open_high[columns.uncovered] = np.inf
-    opened = _Program(
-        columns, program.cost, _without_presence(program), program.low, open_high, program.integral
+    opened = Program(
+        columns, program.cost, without_presence(program), program.low, open_high, program.integral
     )
     least = _run(opened, shortage, limit_s / 4, ROOM)
     if least.values is None:
@@ -145,7 +122,7 @@ def _search(program: _Program, limit_s: float) -> _Outcome:
     return least if cheapest.values is None else cheapest
 
 
-def _run(program: _Program, cost: NDArray[np.float64], limit_s: float, optimal: float) -> _Outcome:
+def _run(program: Program, cost: NDArray[np.float64], limit_s: float, optimal: float) -> _Outcome:
     options = {"mip_rel_gap": optimal}
     if np.isfinite(limit_s):
         options["time_limit"] = limit_s
@@ -163,7 +140,7 @@ def _run(program: _Program, cost: NDArray[np.float64], limit_s: float, optimal: 
     return _Outcome(result.x, bound, result.status == _INFEASIBLE)
 
 
-def _read(instance: Instance, columns: _Columns, outcome: _Outcome) -> Solution:
+def _read(instance: Instance, columns: Columns, outcome: _Outcome) -> Solution:
     values = outcome.values
     assert values is not None  # noqa: S101 (the caller looked; mypy cannot see it)
     replicas = tuple(int(count) for count in np.rint(values[columns.awake]))
@@ -185,157 +162,3 @@ def _read(instance: Instance, columns: _Columns, outcome: _Outcome) -> Solution:
 
 def _missing(values: NDArray[np.float64]) -> tuple[float, ...]:
     return tuple(0.0 if value < 10 * ROOM else float(value) for value in values)
-
-
-# ── columns and rows ────────────────────────────────────────────────────────
-
-
-def _program(
-    instance: Instance, floors: Sequence[int] | None, ceilings: Sequence[int] | None
-) -> _Program:
-    columns = _columns(instance)
-    low, high = np.zeros(columns.width), np.full(columns.width, np.inf)
-    low[columns.awake] = [t.floor for t in instance.slots] if floors is None else floors
-    high[columns.awake] = [t.ceiling for t in instance.slots] if ceilings is None else ceilings
-    high[columns.nodes] = [terms.group.max_nodes for terms in instance.groups]
-    carried = {pair.load for pair in instance.pairs}
-    for kind, wanted in (
-        (columns.unserved, [load.mean for load in instance.loads]),
-        (columns.uncovered, [load.headroom for load in instance.loads]),
-    ):
-        high[kind] = [0.0 if c in carried else rate for c, rate in enumerate(wanted)]
-    integral = np.zeros(columns.width)
-    for kind in (columns.awake, columns.busy, columns.nodes):
-        integral[kind] = 1
-    rows = _Rows(columns.width)
-    _load_rows(instance, columns, rows)
-    _slot_rows(instance, columns, rows)
-    _group_rows(instance, columns, rows)
-    _presence_rows(instance, columns, rows)
-    return _Program(columns, _costs(instance, columns), rows.constraint(), low, high, integral)
-
-
-def _columns(instance: Instance) -> _Columns:
-    slots, groups = len(instance.slots), len(instance.groups)
-    pairs, loads = len(instance.pairs), len(instance.loads)
-    sizes = (slots, slots, groups, slots, groups, pairs, pairs, pairs, loads, loads)
-    ends = np.cumsum(sizes)
-    return _Columns(
-        *(slice(int(end) - size, int(end)) for end, size in zip(ends, sizes, strict=True))
-    )
-
-
-def _costs(instance: Instance, columns: _Columns) -> NDArray[np.float64]:
-    cost = np.zeros(columns.width)
-    weights = [instance.groups[terms.group].weight for terms in instance.slots]
-    slot_w = list(zip(weights, instance.slots, strict=True))
-    cost[columns.awake] = [weight * terms.idle_w for weight, terms in slot_w]
-    cost[columns.busy] = [weight * terms.busy_w for weight, terms in slot_w]
-    cost[columns.wakes] = [weight * terms.wake_j / instance.horizon_s for weight, terms in slot_w]
-    cost[columns.nodes] = [t.weight * t.node_w + t.price_w for t in instance.groups]
-    cost[columns.boots] = [t.weight * t.group.boot_j / instance.horizon_s for t in instance.groups]
-    request_j = np.array([weights[pair.slot] * pair.request_j for pair in instance.pairs])
-    busy_j = [
-        weights[pair.slot] * instance.slots[pair.slot].busy_w / pair.duty for pair in instance.pairs
-    ]
-    cost[columns.full] = request_j
-    cost[columns.duty] = request_j + np.array(busy_j)
-    return cost
-
-
-class _Rows:
-    """A sparse matrix in the making."""
-
-    def __init__(self, width: int) -> None:
-        self._width = width
-        self._entries: list[tuple[int, int, float]] = []
-        self._low: list[float] = []
-        self._high: list[float] = []
-
-    def add(self, entries: list[tuple[int, float]], low: float, high: float) -> None:
-        """Bound Σ value·column from both sides."""
-        row = len(self._low)
-        self._entries += [(row, column, value) for column, value in entries]
-        self._low.append(low)
-        self._high.append(high)
-
-    def constraint(self) -> LinearConstraint:
-        """All rows, in compressed form."""
-        rows, columns, values = zip(*self._entries, strict=True) if self._entries else ((), (), ())
-        shape = (len(self._low), self._width)
-        matrix = coo_array((values, (rows, columns)), shape=shape, dtype=float).tocsr()
-        return LinearConstraint(matrix, self._low, self._high)
-
-
-def _load_rows(instance: Instance, columns: _Columns, rows: _Rows) -> None:
-    for index, load in enumerate(instance.loads):
-        pairs = [row for row, pair in enumerate(instance.pairs) if pair.load == index]
-        carried = [
-            (kind.start + row, 1.0) for row in pairs for kind in (columns.full, columns.duty)
-        ]
-        spare = [(columns.spare.start + row, 1.0) for row in pairs]
-        rows.add([*carried, (columns.unserved.start + index, 1.0)], load.mean, load.mean)
-        rows.add([*spare, (columns.uncovered.start + index, 1.0)], load.headroom, load.headroom)
-
-
-def _slot_rows(instance: Instance, columns: _Columns, rows: _Rows) -> None:
-    awake, busy, wakes = columns.awake.start, columns.busy.start, columns.wakes.start
-    full, duty, spare = columns.full.start, columns.duty.start, columns.spare.start
-    for index, terms in enumerate(instance.slots):
-        pairs = [(row, pair) for row, pair in enumerate(instance.pairs) if pair.slot == index]
-        taken = [
-            (kind + row, 1.0 / pair.capacity) for row, pair in pairs for kind in (full, duty, spare)
-        ]
-        rows.add([*taken, (awake + index, -1.0)], -np.inf, 0.0)
-        always = [(full + row, 1.0 / pair.capacity) for row, pair in pairs]
-        rows.add([*always, (busy + index, -1.0)], -np.inf, 0.0)
-        partly = [(duty + row, 1.0 / pair.duty) for row, pair in pairs]
-        rows.add([*partly, (busy + index, 1.0), (awake + index, -1.0)], -np.inf, 0.0)
-        rows.add([(awake + index, 1.0), (wakes + index, -1.0)], -np.inf, terms.awake)
-
-
-def _group_rows(instance: Instance, columns: _Columns, rows: _Rows) -> None:
-    awake, nodes, boots = columns.awake.start, columns.nodes.start, columns.boots.start
-    for index, terms in enumerate(instance.groups):
-        taken = [
-            (awake + row, slot.accelerators)
-            for row, slot in enumerate(instance.slots)
-            if slot.group == index
-        ]
-        held = float(terms.group.accelerators_per_node)
-        rows.add([*taken, (nodes + index, -held)], -np.inf, 0.0)
-        rows.add([(nodes + index, 1.0), (boots + index, -1.0)], -np.inf, terms.on)
-    if np.isfinite(instance.budget_w):
-        rows.add(_peak_power(instance, columns), -np.inf, instance.budget_w)
-
-
-def _peak_power(instance: Instance, columns: _Columns) -> list[tuple[int, float]]:
-    """Power when every awake replica is busy and headroom is used up."""
-    rates = (columns.full, columns.duty, columns.spare)
-    return [
-        *((columns.awake.start + i, t.idle_w + t.busy_w) for i, t in enumerate(instance.slots)),
-        *((columns.nodes.start + i, t.node_w) for i, t in enumerate(instance.groups)),
-        *(
-            (kind.start + row, pair.request_j)
-            for row, pair in enumerate(instance.pairs)
-            for kind in rates
-        ),
-    ]
-
-
-def _presence_rows(instance: Instance, columns: _Columns, rows: _Rows) -> None:
-    """Whatever is served at all needs a node; last, so that they can be left out.
-
-    Whole solutions obey these rows anyway; divisible ones come closer to them.
-    """
-    for index, load in enumerate(instance.loads):
-        groups = {instance.slots[p.slot].group for p in instance.pairs if p.load == index}
-        if groups and load.mean > 0:
-            rows.add([(columns.nodes.start + group, 1.0) for group in groups], 1.0, np.inf)
-
-
-def _without_presence(program: _Program) -> LinearConstraint:
-    """The rows that hold even if a load is not served."""
-    rows = program.rows
-    kept = np.isfinite(rows.ub)
-    return LinearConstraint(rows.A[kept], rows.lb[kept], rows.ub[kept])

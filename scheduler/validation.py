@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 # Share of the demand by which what is not served may have grown.
 TOLERATED = 0.01
 # Share of a budget by which figures that were reckoned twice may differ.
-ROUNDING = 1e-6
+ROUNDING = 1e-4
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,13 +105,22 @@ def _falls_short(plan: Plan, fresh: PlanInput, instance: Instance) -> str:
     if carried is None:
         return "the time was too short to look at it again"
     nodes = [plan.nodes.get(terms.group.name, 0) for terms in instance.groups]
-    peak_w = instance.standing_w(planned, nodes) + carried.peak_load_w(instance)
-    if peak_w > instance.budget_w * (1 + ROUNDING):
-        return f"it may draw {peak_w:.0f} W of a budget of {instance.budget_w:.0f} W"
+    idle_w = instance.standing_w(planned, nodes)
+    needed_w = (
+        idle_w + carried.power_w(instance) - instance.standing_w(carried.replicas, carried.nodes)
+    )
+    if needed_w > instance.budget_w * (1 + ROUNDING):
+        return f"it would draw {needed_w:.6g} W of a budget of {instance.budget_w:.6g} W"
     demand = sum(load.mean for load in instance.loads)
     said, after = sum(plan.unserved.values()), sum(carried.unserved)
     if after > said + TOLERATED * demand:
         return f"it would leave {after:.3g} of {demand:.3g} requests/s, not {said:.3g}"
+    return _loses_what_serves(fresh, instance, planned)
+
+
+def _loses_what_serves(fresh: PlanInput, instance: Instance, planned: Sequence[int]) -> str:
+    """Say what the plan would drain although nothing else that is awake carries its load."""
+    limit_s = fresh.settings.solve_limit_s / 3
     serving = [
         min(terms.ceiling, fresh.census.awake.get(terms.slot, 0)) for terms in instance.slots
     ]
@@ -122,7 +131,7 @@ def _falls_short(plan: Plan, fresh: PlanInput, instance: Instance) -> str:
     if now is None or then is None:
         return "the time was too short to look at what it drains"
     lost = sum(then.unserved) - sum(now.unserved)
-    if lost > TOLERATED * demand:
+    if lost > TOLERATED * sum(load.mean for load in instance.loads):
         return f"what it drains serves {lost:.3g} requests/s that nothing else awake carries"
     return ""
 

@@ -12,7 +12,7 @@ from ray import serve as ray_serve
 from ray.serve.config import RequestRouterConfig
 
 from serve.config import Config
-from serve.deployment import REQUEST_ROUTER, gateway_options, variant_options
+from serve.deployment import REQUEST_ROUTER, engine_arguments, gateway_options, variant_options
 from serve.engine_environment import environment
 from serve.gateway import Gateway, api
 from serve.replica_deployment import ReplicaDeployment
@@ -38,4 +38,4 @@ def _engine(config: Config, variant: VariantConfig) -> ray_serve.Application:
     options = variant_options(variant, environment(variant))
     router = RequestRouterConfig(request_router_class=REQUEST_ROUTER)
     deployment = ray_serve.deployment(**options, request_router_config=router)(ReplicaDeployment)
-    return deployment.bind(config.model_dump(mode="json"), variant.name)
+    return deployment.bind(**engine_arguments(config, variant))

@@ -35,6 +35,9 @@ RAY_ENVIRONMENT: Mapping[str, str] = {
     "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1",
     # Streams on one client connection; beyond them requests wait where nobody sees them.
     "RAY_SERVE_HAPROXY_H2_FE_MAX_CONCURRENT_STREAMS": "1024",
+    # Old HAProxy processes live on after a reload for the streams they carry; Ray's 120 s would
+    # cut those that last longer.
+    "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "3600",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 """Must be set in every Ray process before it starts, on every node."""
@@ -65,7 +68,11 @@ def serve_config(config: Config) -> dict[str, Any]:
                 "name": APPLICATION,
                 "route_prefix": "/",
                 "import_path": IMPORT_PATH,
-                "args": config.model_dump(mode="json"),
+                "args": _without_counts(config),
+                "deployments": [
+                    {"name": GATEWAY, "num_replicas": gateway.replicas},
+                    *({"name": v.name, **_replicas(v)} for _, v in config.variants()),
+                ],
             }
         ],
     }
@@ -76,7 +83,6 @@ def gateway_options(config: Config) -> dict[str, Any]:
     gateway = config.gateway
     return {
         "name": GATEWAY,
-        "num_replicas": gateway.replicas,
         # The gateway itself refuses what is too much, with a status that says so.
         "max_ongoing_requests": 2 * gateway.max_concurrent_requests,
         "graceful_shutdown_timeout_s": gateway.drain_timeout_s,
@@ -98,13 +104,39 @@ def variant_options(variant: VariantConfig, environment: Mapping[str, str]) -> d
     """
     return {
         "name": variant.name,
-        **_replicas(variant),
         "max_ongoing_requests": _REPLICA_CALLS,
         "graceful_shutdown_timeout_s": variant.drain_timeout_s,
         "health_check_period_s": _HEALTH_CHECK_PERIOD_S,
         "health_check_timeout_s": _HEALTH_CHECK_TIMEOUT_S,
         "max_constructor_retry_count": _CONSTRUCTOR_RETRIES,
         **_resources(variant, {"env_vars": dict(environment)}),
+    }
+
+
+def _without_counts(config: Config) -> dict[str, Any]:
+    """Give the configuration as JSON, without the numbers of replicas.
+
+    Ray Serve builds everything anew when an application's arguments change; numbers of
+    replicas stand beside them, so that scaling replaces nothing.
+    """
+    tree = config.model_dump(mode="json")
+    del tree["gateway"]["replicas"]
+    for model in tree["models"]:
+        for variant in model["variants"]:
+            del variant["min_replicas"], variant["max_replicas"]
+    return tree
+
+
+def engine_arguments(config: Config, variant: VariantConfig) -> dict[str, Any]:
+    """Give what a replica of a variant must know, as JSON, and no more.
+
+    Ray Serve replaces a replica when its arguments change: other numbers of replicas, or
+    anything about other parts of the cluster, must not do that.
+    """
+    counts = {"min_replicas", "max_replicas", "drain_timeout_s"}
+    return {
+        "variant": variant.model_dump(mode="json", exclude=counts),
+        "report_period_s": config.scheduler.report_period_s,
     }
 
 

@@ -31,7 +31,6 @@ LOCAL_ENVIRONMENT: Mapping[str, str] = {
     # No load balancer outside has to notice that a gateway leaves; Ray's 30 s would delay `down`.
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0.5",
     "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": "0.5",
-    "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "2",
     # A busy laptop takes longer than Ray's 5 s to start a proxy, which would be killed each time.
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
     "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "30",

@@ -13,12 +13,11 @@ from ray import serve as ray_serve
 
 from cluster import telemetry
 from serve import catalogue
-from serve.config import Config
+from serve.config import VariantConfig
 from serve.load import LoadMeter
 from serve.replica import Replica, Telemetry
 
 if TYPE_CHECKING:
-    from serve.config import VariantConfig
     from serve.engine import Engine, StepObserver
 
 
@@ -26,25 +25,24 @@ class ReplicaDeployment(Replica):
     """A replica as Ray Serve starts it; the deployment's options live in `serve.application`."""
 
     async def __init__(  # type: ignore[misc]  # Ray Serve awaits constructors.
-        self, config: dict[str, Any], variant_name: str
+        self, variant: dict[str, Any], report_period_s: float
     ) -> None:
         """Load the engine of a variant; returns when it can serve.
 
         Args:
-            config: the whole configuration, as JSON values.
-            variant_name: which of its variants to serve.
+            variant: its configuration, as JSON values.
+            report_period_s: longest silence towards a gateway.
 
         """
-        tree = Config.model_validate(config)
-        _, variant = tree.variant(variant_name)
-        ledger = await asyncio.to_thread(catalogue.ledger, variant)
+        config = VariantConfig.model_validate(variant)
+        ledger = await asyncio.to_thread(catalogue.ledger, config)
         books = Telemetry(LoadMeter(time.monotonic()), ledger, time.monotonic)
-        engine = await asyncio.to_thread(make_engine, variant, books.observe)
+        engine = await asyncio.to_thread(make_engine, config, books.observe)
         await engine.start()
         name = ray_serve.get_replica_context().replica_id.unique_id
-        super().__init__(name, engine, books, tree.scheduler.report_period_s)
+        super().__init__(name, engine, books, report_period_s)
         self._stop_telemetry = telemetry.configure(
-            "jouleserve-replica", variant=variant.name, replica=name
+            "jouleserve-replica", variant=config.name, replica=name
         )
         _observe(books)
 

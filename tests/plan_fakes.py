@@ -39,28 +39,29 @@ CHEAPER = AffineSteps(4.4e-3, 60e-6, 1.9, 0.045, 16e-6, 0.012, cap_w=700.0)
 
 
 def variant(
-    name: VariantName = BF16, steps: AffineSteps = STEPS, *, quality: float = 1.0, idle_w: float = 119.7
+    name: VariantName = BF16,
+    steps: AffineSteps = STEPS,
+    *,
+    quality: float = 1.0,
+    idle_w: float = 119.7,
 ) -> Variant:
     return Variant(name, LLAMA, quality, 8192, 256, 400_000, steps, idle_w)
 
 
-def group(**changes: float) -> NodeGroup:
-    node = NodeGroup(
-        name=H100,
-        accelerator="h100-sxm",
-        accelerators_per_node=8,
-        max_nodes=8,
-        node_power_w=700.0,
-        bare_power_w=61.0,
-        boot_s=180.0,
-        boot_j=200_000.0,
-    )
-    return replace(node, **changes)
+def group(
+    *,
+    size: int = 8,
+    max_nodes: int = 8,
+    node_w: float = 700.0,
+    bare_w: float = 61.0,
+    boot_j: float = 200_000.0,
+) -> NodeGroup:
+    return NodeGroup(H100, "h100-sxm", size, max_nodes, node_w, bare_w, 180.0, boot_j)
 
 
-def demand(rate: float, objective: Objective = TPOT_20_MS, **changes: float) -> Demand:
-    base = Demand(LLAMA, objective, rate, PROMPT_TOKENS, COMPLETION_TOKENS)
-    return replace(base, **changes)
+def demand(rate: float, objective: Objective = TPOT_20_MS) -> Demand:
+    """Azure chat at a rate."""
+    return Demand(LLAMA, objective, rate, PROMPT_TOKENS, COMPLETION_TOKENS)
 
 
 def plan_input(

@@ -26,8 +26,9 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 REPLICAS = 2
 STREAMS = 8
 TOKENS = 60
-# At 1000 tokens a second no first token comes for a while.
-LONG_PROMPT = list(range(1500))
+# At 1000 tokens a second the first token comes after a second or more.
+LONG_PROMPT = list(range(1000))
+LATECOMERS = 4
 
 
 class Reading:
@@ -76,7 +77,7 @@ async def test_streams_of_a_killed_replica_fail_or_go_elsewhere(cluster: LiveClu
         begun = [Reading(client, [7, 8, 9]) for _ in range(STREAMS)]
         await asyncio.gather(*(each.started.wait() for each in begun))
         victim = await busiest(cluster, "slow")
-        waiting = [Reading(client, LONG_PROMPT) for _ in range(STREAMS)]
+        waiting = [Reading(client, LONG_PROMPT) for _ in range(LATECOMERS)]
         await asyncio.sleep(0.3)
         await cluster.probe.kill(victim)
         ends = await asyncio.gather(

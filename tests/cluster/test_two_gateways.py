@@ -30,8 +30,8 @@ gateway:
   replicas: 2
 """
 STREAMS = 16
-# Twenty seconds: a gateway dies, is missed and replaced, and the ingress starts anew, twice.
-TOKENS = 1000
+# Sixteen seconds: a gateway dies, is missed and replaced, and the ingress starts anew, twice.
+TOKENS = 800
 # A replica gives a gateway two seconds to come back.
 ABANDON_S = 10.0
 

@@ -44,7 +44,8 @@ moves = st.tuples(
     ),
     st.integers(0, 99),
 )
-histories = st.lists(moves, max_size=60)
+# Hypothesis makes lists of a few moves unless asked for more, and it takes several to meet.
+histories = st.lists(moves, min_size=15, max_size=60)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -14,6 +14,7 @@ from scheduler.fleet import Fleet, ReplicaReport, ReplicaView, Variant
 from scheduler.leases import Lease, LeaseBook, fleet_view
 from scheduler.outlook import tabulate
 from scheduler.policies import POLICIES, make_policy
+from scheduler.prefixes import PrefixIndex
 from scheduler.requests import ModelName, Objective, ReplicaId, Request, RequestId, VariantName
 from scheduler.routing import Decision, Limits, NoReplica, route
 from scheduler.steps import AffineSteps
@@ -224,3 +225,25 @@ def test_equal_replicas_do_not_herd(count: int, seed: int) -> None:
         assert isinstance(outcome, Decision)
         chosen.add(outcome.replica)
     assert len(chosen) > count // 2
+
+
+@given(fleets(), requests, st.integers(1, 60), st.integers(0, 99))
+def test_holding_more_of_the_prompt_never_loses_a_request(
+    fleet: Fleet, request: Request, blocks: int, seed: int
+) -> None:
+    """The replica that is chosen without a cache is chosen with one, if it alone has it."""
+    chain = tuple(range(1, blocks + 1))
+    caching = {name: replace(each, prefix_block_tokens=16) for name, each in VARIANTS.items()}
+    chat = replace(
+        request, prompt_tokens=max(request.prompt_tokens, 16 * blocks), prefix_blocks=chain
+    )
+    index = PrefixIndex()
+    cached = replace(fleet, variants=caching, prefixes=index)
+    without = route(chat, cached, make_policy("energy"), random.Random(seed), limits=LIMITS)
+    if isinstance(without, Decision):
+        index.join(without.replica, 1000)
+        index.stored(without.replica, chain)
+        holding = route(chat, cached, make_policy("energy"), random.Random(seed), limits=LIMITS)
+        assert isinstance(holding, Decision)
+        assert holding.replica == without.replica
+        assert holding.cached_tokens == min(16 * blocks, chat.prompt_tokens - 1)

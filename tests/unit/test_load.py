@@ -77,6 +77,20 @@ def test_rates_are_of_the_window() -> None:
     assert report(meter, 10.0).decode_tokens_per_s == 0
 
 
+def test_totals_are_sums_over_all_steps() -> None:
+    meter = LoadMeter(0.0)
+    meter.accepted("a", 30)
+    meter.step(step(prefill_tokens=30, running=1), 0.1)
+    meter.produced("a", 1)
+    meter.step(step(decode_tokens=1, running=1), 0.2, measured_j=2.0)
+    meter.produced("a", 1)
+    meter.step(step(decode_tokens=1, running=1), 0.3, measured_j=3.0)
+    totals = report(meter).totals
+    assert (totals.steps, totals.decode_steps, totals.sequences) == (3, 2, 2)
+    assert (totals.context_tokens, totals.prefill_tokens) == (31 + 32, 30)
+    assert (totals.busy_s, totals.busy_j) == pytest.approx((0.3, 5.0))
+
+
 def test_step_time_follows_the_steps() -> None:
     meter = LoadMeter(0.0)
     assert report(meter).step_time_s == 0

@@ -75,7 +75,9 @@ def test_every_policy_knows_its_name_and_serves_from_one_replica(name: str) -> N
 
 
 def test_an_unknown_policy_is_refused_with_the_known_names() -> None:
-    with pytest.raises(ValueError, match="energy, least_loaded, power_of_two, round_robin"):
+    with pytest.raises(
+        ValueError, match="energy, kv_overlap, least_loaded, least_tokens, power_of_two"
+    ):
         make_policy("fastest")
 
 

@@ -1,0 +1,166 @@
+"""The commands of this room: `jouleserve simulate`, also as `python -m loadtest.cli`.
+
+Its own module because it alone speaks to people. What it needs is imported when it is
+called, so that the command line it is a part of starts quickly.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path  # noqa: TC003 (typer reads the annotations of commands)
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import track
+
+from loadtest.errors import LoadtestError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from loadtest.comparisons import ArrivalKind, Case, CaseRun, Experiment
+
+# Tables in a pipe or a file are as wide as they need, up to this many characters.
+_PIPE_WIDTH = 200
+_USAGE_ERROR = 2
+
+
+def simulate(  # noqa: PLR0913 (one argument for each option)
+    *,
+    fleet: Annotated[Path, typer.Option(help="YAML description; see examples/fleets.")],
+    out: Annotated[Path, typer.Option(help="Folder for tables, JSON and plots.")],
+    trace: Annotated[
+        Path | None,
+        typer.Option(help="Azure's .csv or Mooncake's .jsonl; else log-normal lengths."),
+    ] = None,
+    policy: Annotated[list[str] | None, typer.Option(help="Routing policy; repeatable.")] = None,
+    autoscaler: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="everything_awake, static_peak, queue_based, planner, planner_keeps_nodes or"
+            " planner_without_forecast; repeatable."
+        ),
+    ] = None,
+    load: Annotated[
+        list[float] | None,
+        typer.Option(help="Mean rate as a share of the fleet's highest within objectives."),
+    ] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="Repeatable; runs are paired.")] = None,
+    arrivals: Annotated[
+        str | None,
+        typer.Option(help="trace, constant, poisson, gamma, diurnal or flash_crowd."),
+    ] = None,
+    prompt_tokens: Annotated[float, typer.Option(min=1, help="Mean, without a trace.")] = 1155,
+    completion_tokens: Annotated[float, typer.Option(min=1, help="Mean, without a trace.")] = 211,
+    burstiness: Annotated[float, typer.Option(min=0.05, help="Of gamma: 1 is Poisson.")] = 2.0,
+    duration: Annotated[
+        float, typer.Option(min=1.0, help="Seconds in which requests come.")
+    ] = 3600,
+    warmup: Annotated[float, typer.Option(min=0.0, help="Of these, not measured.")] = 600,
+    belief_error: Annotated[
+        float, typer.Option(min=0.0, max=0.9, help="The scheduler's profiles err by ± this share.")
+    ] = 0.0,
+    lose_node: Annotated[
+        list[float] | None, typer.Option(help="A node breaks after so many seconds; repeatable.")
+    ] = None,
+    bound: Annotated[bool, typer.Option(help="Compute the lower bounds.")] = True,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
+    png: Annotated[bool, typer.Option("--png", help="Plots as PNG instead of SVG.")] = False,
+) -> None:
+    """Compare policies and autoscalers on a virtual cluster with the live scheduler."""
+    from loadtest.comparisons import Experiment, cases_of
+    from loadtest.fleets import read_fleet
+    from loadtest.lengths import LogNormalLengths
+    from loadtest.traces import read_trace
+    from loadtest.virtual_cluster import Loss
+
+    try:
+        experiment = Experiment(
+            cluster=read_fleet(fleet),
+            trace=None if trace is None else read_trace(trace),
+            arrivals=_arrival_kind(arrivals, trace),
+            burstiness=burstiness,
+            lengths=LogNormalLengths(prompt_tokens, completion_tokens),
+            duration_s=duration,
+            warmup_s=min(warmup, duration / 2),
+            belief_error=belief_error,
+            losses=tuple(Loss(at_s, node=True) for at_s in lose_node or ()),
+            bounded=bound,
+        )
+        cases = cases_of(
+            load or [0.2],
+            seed or [0],
+            _known_policies(policy or ["power_of_two", "energy"]),
+            autoscaler or ["everything_awake", "planner"],
+        )
+        _run(experiment, cases, out, jobs, "png" if png else "svg")
+    except LoadtestError as error:
+        Console(stderr=True).print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True)
+        raise typer.Exit(_USAGE_ERROR) from error
+
+
+def _run(experiment: Experiment, cases: Sequence[Case], out: Path, jobs: int, kind: str) -> None:
+    from loadtest.comparisons import compare
+    from loadtest.plots import save_plots
+    from loadtest.tables import comparison_table
+
+    out.mkdir(parents=True, exist_ok=True)
+    runs: list[CaseRun] = []
+    progress = Console(stderr=True)
+    for run in track(
+        compare(experiment, cases, jobs), "simulating", total=len(cases), console=progress
+    ):
+        runs.append(run)
+        _write(runs, out)  # What is done stays, should the rest be interrupted.
+    console = Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH)
+    table = comparison_table(runs)
+    console.print(table)
+    with (out / "comparison.txt").open("w", encoding="utf-8") as file:
+        Console(file=file, width=_PIPE_WIDTH).print(table)
+    save_plots(runs, out, kind)
+    console.print(f"JSON, table and plots are in {out}", highlight=False)
+
+
+def _write(runs: list[CaseRun], out: Path) -> None:
+    import json
+
+    from loadtest.results import as_json
+
+    results = [as_json(run.result) for run in runs]
+    (out / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+
+
+def _arrival_kind(name: str | None, trace: Path | None) -> ArrivalKind:
+    match name:
+        case None:
+            return "poisson" if trace is None else "trace"
+        case "trace" | "constant" | "poisson" | "gamma" | "diurnal" | "flash_crowd":
+            return name
+        case _:
+            known = "trace, constant, poisson, gamma, diurnal, flash_crowd"
+            raise LoadtestError(f"no arrivals {name!r}; known: {known}")
+
+
+def _known_policies(names: list[str]) -> list[str]:
+    from scheduler.policies import make_policy
+
+    for name in names:
+        try:
+            make_policy(name)
+        except ValueError as error:
+            raise LoadtestError(str(error)) from error
+    return names
+
+
+app = typer.Typer(pretty_exceptions_enable=False, no_args_is_help=True)
+app.command()(simulate)
+
+
+@app.callback()
+def _keep_the_name() -> None:
+    """Load tests of Jouleserve."""  # A single command without this would lose its name.
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,308 @@
+"""Policies and autoscalers side by side, on the very same requests.
+
+Its own module because a comparison is fair only if everything but the compared is equal:
+here the cases are laid out, and each gets its own cluster and the same workload.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
+
+import numpy as np
+
+from loadtest import arrivals
+from loadtest.autoscalers import EverythingAwake, QueueBased, QueueSettings, StaticPeak
+from loadtest.beliefs import mistaken
+from loadtest.descriptions import highest_rate
+from loadtest.errors import LoadtestError
+from loadtest.lengths import LogNormalLengths, TraceLengths
+from loadtest.outcomes import Status
+from loadtest.planned_autoscaler import Planned, PlannerOptions
+from loadtest.results import Bound, Result, bound_of, measure
+from loadtest.virtual_cluster import VirtualCluster
+from loadtest.workloads import replay, synthesize
+from scheduler.plans import Demand
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from loadtest.autoscalers import Autoscaler
+    from loadtest.descriptions import ClusterDescription
+    from loadtest.traces import Trace
+    from loadtest.virtual_cluster import Loss, RunRecord, Sample
+    from loadtest.workloads import Workload
+    from scheduler.fleet import Variant
+    from scheduler.requests import VariantName
+
+ArrivalKind: TypeAlias = Literal["trace", "constant", "poisson", "gamma", "diurnal", "flash_crowd"]
+
+AUTOSCALERS = (
+    "everything_awake",
+    "static_peak",
+    "queue_based",
+    "planner",
+    "planner_keeps_nodes",
+    "planner_without_forecast",
+)
+# A flash crowd triples the load for a fifth of the run, from two fifths on.
+CROWD_FACTOR = 3.0
+# Static peak is sized for the mean load and this factor above it.
+PEAK_FACTOR = 1.5
+QUANTILES = 201
+
+
+class Case(NamedTuple):
+    """One run.
+
+    Attributes:
+        load: share of the fleet's highest rate.
+        seed: of chance; cases of one seed get the same requests.
+        policy: that routes.
+        autoscaler: that scales.
+
+    """
+
+    load: float
+    seed: int
+    policy: str
+    autoscaler: str
+
+    @property
+    def label(self) -> str:
+        """Policy and autoscaler."""
+        return f"{self.policy} + {self.autoscaler}"
+
+
+class Curves(NamedTuple):
+    """What plots need of a run.
+
+    Attributes:
+        samples: over time.
+        ttft_s: quantiles from 0 to 1.
+        tpot_s: the same.
+
+    """
+
+    samples: tuple[Sample, ...]
+    ttft_s: tuple[float, ...]
+    tpot_s: tuple[float, ...]
+
+
+class CaseRun(NamedTuple):
+    """One run and what became of it."""
+
+    case: Case
+    result: Result
+    curves: Curves
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """Everything that all cases share.
+
+    Attributes:
+        cluster: that they run on.
+        trace: whose requests come; None for independent ones.
+        arrivals: when requests come; "trace" is as in the trace.
+        burstiness: of "gamma": coefficient of variation of the gaps.
+        lengths: of requests where there is no trace.
+        duration_s: over which requests come.
+        warmup_s: of it, before measuring begins.
+        belief_error: share by which the scheduler's profiles may be off.
+        losses: what breaks, and when.
+        bounded: compute the bounds.
+
+    """
+
+    cluster: ClusterDescription
+    trace: Trace | None = None
+    arrivals: ArrivalKind = "trace"
+    burstiness: float = 2.0
+    lengths: LogNormalLengths = field(default_factory=LogNormalLengths)
+    duration_s: float = 3600.0
+    warmup_s: float = 600.0
+    belief_error: float = 0.0
+    losses: tuple[Loss, ...] = ()
+    bounded: bool = True
+
+    @property
+    def means(self) -> tuple[float, float]:
+        """Mean tokens of prompts and completions."""
+        if self.trace is None:
+            return self.lengths.prompt_tokens, self.lengths.completion_tokens
+        return self.trace.mean_prompt_tokens, self.trace.mean_completion_tokens
+
+
+def cases_of(
+    loads: Sequence[float],
+    seeds: Sequence[int],
+    policies: Sequence[str],
+    autoscalers: Sequence[str],
+) -> list[Case]:
+    """Lay out every combination; those of one workload stand together."""
+    return [Case(*each) for each in itertools.product(loads, seeds, policies, autoscalers)]
+
+
+def compare(experiment: Experiment, cases: Sequence[Case], jobs: int = 1) -> Iterator[CaseRun]:
+    """Run the cases, each as soon as there is a process for it; results in their order.
+
+    Raises:
+        LoadtestError: a case cannot be run.
+
+    """
+    groups = [
+        tuple(group)
+        for _, group in itertools.groupby(cases, key=lambda case: (case.load, case.seed))
+    ]
+    if jobs <= 1:
+        for group in groups:
+            yield from run_cases(experiment, group)
+        return
+    with ProcessPoolExecutor(jobs) as pool:
+        for runs in pool.map(_run_list, itertools.repeat(experiment), groups):
+            yield from runs
+
+
+def run_cases(experiment: Experiment, cases: Sequence[Case]) -> Iterator[CaseRun]:
+    """Run cases of one load and one seed, which share requests and bound."""
+    if not cases:
+        return
+    load, seed = cases[0].load, cases[0].seed
+    workload = workload_of(experiment, load, seed)
+    cluster = _suited(experiment.cluster, workload)
+    bound: Bound | None = None
+    for case in cases:
+        beliefs = _beliefs(experiment, cluster, seed)
+        record = VirtualCluster(
+            cluster,
+            case.policy,
+            make_autoscaler(case.autoscaler, experiment, cluster, load, beliefs),
+            seed,
+            beliefs=beliefs,
+            losses=experiment.losses,
+        ).run(workload, experiment.warmup_s)
+        if bound is None and experiment.bounded:
+            bound = bound_of(cluster, workload, experiment.warmup_s, record)
+        result = measure(record, cluster, load, bound)
+        yield CaseRun(case, result, _curves(record))
+
+
+def _run_list(experiment: Experiment, cases: Sequence[Case]) -> list[CaseRun]:
+    return list(run_cases(experiment, cases))
+
+
+def workload_of(experiment: Experiment, load: float, seed: int) -> Workload:
+    """Make the requests of a load and a seed.
+
+    Raises:
+        LoadtestError: the fleet cannot keep the objectives at any rate.
+
+    """
+    cluster = experiment.cluster
+    highest = highest_rate(cluster, *experiment.means)
+    if highest <= 0:
+        raise LoadtestError(f"fleet {cluster.name} cannot keep its objectives at any rate")
+    rate, rng = load * highest, np.random.default_rng(seed)
+    trace, duration_s = experiment.trace, experiment.duration_s
+    if experiment.arrivals == "trace":
+        if trace is None:
+            raise LoadtestError("arrivals as in a trace need a trace")
+        return replay(trace, rate, duration_s, cluster.shares, rng)
+    times = _times(experiment, rate, rng)
+    lengths = experiment.lengths if trace is None else TraceLengths(trace)
+    name = experiment.arrivals if trace is None else f"{experiment.arrivals}-{trace.name}"
+    blocks = {} if trace is None else {"block_tokens": trace.block_tokens}
+    return synthesize(name, times, duration_s, lengths, cluster.shares, rng, **blocks)
+
+
+def make_autoscaler(
+    name: str,
+    experiment: Experiment,
+    cluster: ClusterDescription,
+    load: float,
+    beliefs: Mapping[VariantName, Variant] | None,
+) -> Autoscaler:
+    """Make an autoscaler for one run.
+
+    Raises:
+        LoadtestError: there is none of that name.
+
+    """
+    makers: Mapping[str, Callable[[], Autoscaler]] = {
+        "everything_awake": lambda: EverythingAwake(cluster),
+        "static_peak": lambda: StaticPeak(cluster, PEAK_FACTOR * load),
+        "queue_based": lambda: QueueBased(cluster, _demands(experiment), QueueSettings()),
+        "planner": lambda: Planned(cluster, beliefs),
+        "planner_keeps_nodes": lambda: Planned(
+            cluster, beliefs, PlannerOptions("planner_keeps_nodes", halts_nodes=False)
+        ),
+        "planner_without_forecast": lambda: Planned(
+            cluster, beliefs, PlannerOptions("planner_without_forecast", forecasts=False)
+        ),
+    }
+    if name not in makers:
+        raise LoadtestError(f"no autoscaler {name!r}; known: {', '.join(AUTOSCALERS)}")
+    return makers[name]()
+
+
+def _times(experiment: Experiment, rate: float, rng: np.random.Generator) -> arrivals.Times:
+    duration_s = experiment.duration_s
+    match experiment.arrivals:
+        case "constant":
+            return arrivals.constant(rate, duration_s)
+        case "gamma":
+            return arrivals.gamma(rate, experiment.burstiness, duration_s, rng)
+        case "diurnal":
+            curve = arrivals.diurnal(rate, period_s=duration_s)
+            return arrivals.thinned(curve, 2 * rate, duration_s, rng)
+        case "flash_crowd":
+            start_s, length_s = 0.4 * duration_s, 0.2 * duration_s
+            base = rate / (1 + (CROWD_FACTOR - 1) * 0.2)
+            crowd = arrivals.flash_crowd(base, CROWD_FACTOR, start_s, length_s)
+            return arrivals.thinned(crowd, CROWD_FACTOR * base, duration_s, rng)
+        case _:
+            return arrivals.poisson(rate, duration_s, rng)
+
+
+def _suited(cluster: ClusterDescription, workload: Workload) -> ClusterDescription:
+    """KV blocks of the size that the workload's prefixes have."""
+    hashed = any(request.hash_ids for request in workload.requests[:100])
+    return cluster.with_block_tokens(workload.block_tokens) if hashed else cluster
+
+
+def _beliefs(
+    experiment: Experiment, cluster: ClusterDescription, seed: int
+) -> dict[VariantName, Variant] | None:
+    if not experiment.belief_error:
+        return None
+    return mistaken(cluster.variants, experiment.belief_error, random.Random(seed))
+
+
+def _demands(experiment: Experiment) -> tuple[Demand, ...]:
+    prompt_tokens, completion_tokens = experiment.means
+    return tuple(
+        Demand(experiment.cluster.model, each.objective, 1.0, prompt_tokens, completion_tokens)
+        for each in experiment.cluster.classes.values()
+    )
+
+
+def _curves(record: RunRecord) -> Curves:
+    table = record.outcomes
+    done = (table.status == Status.COMPLETED) & (table.arrived_at_s >= record.begin.at_s)
+    own = table.select(done)
+    return Curves(
+        record.samples, _quantiles(own.ttft_s), _quantiles(own.tpot_s[own.completion_tokens > 1])
+    )
+
+
+def _quantiles(values: NDArray[np.float64]) -> tuple[float, ...]:
+    if not values.size:
+        return ()
+    quantiles: list[float] = np.quantile(values, np.linspace(0, 1, QUANTILES)).tolist()
+    return tuple(quantiles)
