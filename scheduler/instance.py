@@ -26,6 +26,9 @@ JOULES_PER_KWH = 3.6e6
 SECONDS_PER_HOUR = 3600.0
 # Requests/s that are no demand: fewer than one in some hours.
 NO_RATE = 1e-4
+# Weight of headroom's energy: enough to prefer the leaner of two slots that could keep it. What
+# is used of it, the mean rate contains already.
+HEADROOM_SHARE = 0.1
 
 
 class SlotTerms(NamedTuple):
@@ -99,6 +102,7 @@ class PairTerms(NamedTuple):
         capacity: requests/s that a replica may be given.
         duty: requests/s below which a replica is idle part of the time.
         request_j: that a request adds while the replica is busy.
+        spare_j: that a request/s of headroom counts as.
 
     """
 
@@ -107,6 +111,7 @@ class PairTerms(NamedTuple):
     capacity: float
     duty: float
     request_j: float
+    spare_j: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,12 +294,14 @@ def _pair_terms(
     # One busy power for the slot, the lowest; what is more at the highest rate counts as the
     # request's. For affine steps it is the same for every demand and nothing moves.
     more_w = ability.busy_w - ability.idle_w - terms.busy_w
+    request_j = ability.request_j + more_w / ability.requests_per_s
     return PairTerms(
         slot=slot,
         load=load,
         capacity=ability.requests_per_s * plan_input.settings.load_share,
         duty=ability.duty_per_s,
-        request_j=ability.request_j + more_w / ability.requests_per_s,
+        request_j=request_j,
+        spare_j=HEADROOM_SHARE * (request_j + terms.busy_w / ability.requests_per_s),
     )
 
 

@@ -39,6 +39,8 @@ CONTEXT_PROBE_TOKENS = 1024.0
 class Outlook(NamedTuple):
     """What the next request would meet on one replica.
 
+    What a cached prompt token spares stands together: prefill_s, prefill_j, idle_prompt_j.
+
     Attributes:
         requests: running, waiting or booked there.
         waiting: of these, beyond its batch or not yet in it.
@@ -50,23 +52,22 @@ class Outlook(NamedTuple):
         backlog_tokens: prompt tokens that it has yet to compute.
         held_tokens: prompts and completions of all its requests, as far as known.
         tokens_per_s: that it decodes with a full batch; a scale, not a forecast.
+        prefill_s: time for each uncached prompt token.
         prefill_j: energy for each uncached prompt token.
-        decode_j: marginal energy for each completion token, whatever the context.
-        context_j: marginal energy for each completion token and token of context.
         idle_prompt_j: for each prompt token, what keeping the replica busy costs: the power
             between its context power and its busy power, (P0 − P_ctx), over the time by
             which the request is expected to outlast all others there: 1/(n + 1) of its
             own, where n others run and all leave at random. For n = 0 it ends idleness;
             for large n the replica is busy anyway, which is why filling saves energy.
-        idle_completion_j: the same for each completion token.
+        decode_j: marginal energy for each completion token, whatever the context.
+        context_j: marginal energy for each completion token and token of context.
+        idle_completion_j: as idle_prompt_j, for each completion token.
         solo_j: energy of a completion token decoded alone; a scale, not a cost.
-        prefill_s: time for each uncached prompt token.
         ttft_s: time to the first token besides the own prefill and the queue.
         queue_s: wait for a place in the batch, for each token of a typical completion.
         tpot_s: step time once the request has joined, without its own context, and with
             the time that prefill takes from decoding at the present rate of prompts.
         context_s: step time that each token of its own context adds.
-
     """
 
     requests: float
@@ -79,13 +80,13 @@ class Outlook(NamedTuple):
     backlog_tokens: float
     held_tokens: float
     tokens_per_s: float
+    prefill_s: float
     prefill_j: float
+    idle_prompt_j: float
     decode_j: float
     context_j: float
-    idle_prompt_j: float
     idle_completion_j: float
     solo_j: float
-    prefill_s: float
     ttft_s: float
     queue_s: float
     tpot_s: float
@@ -105,13 +106,13 @@ class OutlookColumns(NamedTuple):
     backlog_tokens: FloatArray
     held_tokens: FloatArray
     tokens_per_s: FloatArray
+    prefill_s: FloatArray
     prefill_j: FloatArray
+    idle_prompt_j: FloatArray
     decode_j: FloatArray
     context_j: FloatArray
-    idle_prompt_j: FloatArray
     idle_completion_j: FloatArray
     solo_j: FloatArray
-    prefill_s: FloatArray
     ttft_s: FloatArray
     queue_s: FloatArray
     tpot_s: FloatArray

@@ -9,7 +9,7 @@ pair (s, c) of slot and load:
     q_sc headroom               u_c, h_c  rate and headroom that nobody carries
 
     min  Σ idle_s·y_s + Σ busy_s·(b_s + Σ_c d_sc/duty_sc) + Σ j_sc·(r_sc + d_sc) + Σ node_k·z_k
-         + (Σ wake_s·w_s + Σ boot_k·v_k)/horizon
+         + Σ spare_sc·q_sc + (Σ wake_s·w_s + Σ boot_k·v_k)/horizon
     s.t. Σ_s (r_sc + d_sc) + u_c = λ_c             Σ_s q_sc + h_c = headroom_c
          Σ_c (r_sc + d_sc + q_sc)/cap_sc ≤ y_s      Σ_c r_sc/cap_sc ≤ b_s
          Σ_c d_sc/duty_sc ≤ y_s − b_s               Σ_s∈k accelerators_s·y_s ≤ accelerators_k·z_k
@@ -133,6 +133,7 @@ def _costs(instance: Instance, columns: Columns) -> NDArray[np.float64]:
         weights[pair.slot] * instance.slots[pair.slot].busy_w / pair.duty for pair in instance.pairs
     ]
     cost[columns.full] = request_j
+    cost[columns.spare] = [weights[pair.slot] * pair.spare_j for pair in instance.pairs]
     cost[columns.duty] = request_j + np.array(busy_j)
     return cost
 

@@ -24,19 +24,19 @@ class Prospects(NamedTuple):
 
     Attributes:
         ttft_s: to the first token: queue, backlog, own uncached prompt tokens, one step.
-        tpot_s: mean time per output token after it.
         prefill_j: marginal energy of the uncached prompt tokens.
-        decode_j: marginal energy of the completion tokens.
         idle_j: of keeping the replica busy for the request's sake.
+        decode_j: marginal energy of the completion tokens.
+        tpot_s: mean time per output token after the first.
         solo_j: of the whole request, alone and uncached; a scale, not a cost.
 
     """
 
     ttft_s: FloatArray
-    tpot_s: FloatArray
     prefill_j: FloatArray
-    decode_j: FloatArray
     idle_j: FloatArray
+    decode_j: FloatArray
+    tpot_s: FloatArray
     solo_j: FloatArray
 
 
@@ -44,10 +44,10 @@ class Prospect(NamedTuple):
     """What a request would take on one replica; see `Prospects`."""
 
     ttft_s: float
-    tpot_s: float
     prefill_j: float
-    decode_j: float
     idle_j: float
+    decode_j: float
+    tpot_s: float
     solo_j: float
 
 
@@ -70,6 +70,10 @@ _FIGURES = [Prospects._fields.index(figure) for figure, _ in _DEPENDENCIES]
 _FIELDS = [Outlook._fields.index(outlook_field) for _, outlook_field in _DEPENDENCIES]
 _PLACES = np.ravel_multi_index((_FIGURES, _FIELDS), (len(Prospects._fields), len(Outlook._fields)))
 
+# The figures that a cached token lowers, and by which fields of the outlook, in the same order.
+_LOWERED = slice(0, 3)
+_SPARED = slice(Outlook._fields.index("prefill_s"), Outlook._fields.index("prefill_s") + 3)
+
 
 def _weights(request: Request) -> FloatArray:
     prompt, tokens = float(request.prompt_tokens), request.expected_completion_tokens
@@ -89,16 +93,10 @@ def _weights(request: Request) -> FloatArray:
 
 def prospects(request: Request, table: ModelColumns) -> Prospects:
     """Predict for every replica of the request's model."""
-    found = Prospects(*(_weights(request) @ table.matrix))
-    cached = table.cached_tokens
-    if cached is None:
-        return found
-    outlook = table.outlook
-    return found._replace(
-        ttft_s=found.ttft_s - outlook.prefill_s * cached,
-        prefill_j=found.prefill_j - outlook.prefill_j * cached,
-        idle_j=found.idle_j - outlook.idle_prompt_j * cached,
-    )
+    figures = _weights(request) @ table.matrix
+    if table.cached_tokens is not None:
+        figures[_LOWERED] -= table.matrix[_SPARED] * table.cached_tokens
+    return Prospects(*figures)
 
 
 def prospect(

@@ -65,11 +65,11 @@ class Solution:
         )
 
     def cost(self, instance: Instance) -> float:
-        """Weighted watts, getting there included: what a solver makes small."""
+        """Weighted watts, headroom and getting there included: what a solver makes small."""
         weights = [instance.groups[terms.group].weight for terms in instance.slots]
         requests = sum(
-            weights[pair.slot] * pair.request_j * rate
-            for pair, rate in zip(instance.pairs, self.rates, strict=True)
+            weights[pair.slot] * (pair.request_j * rate + pair.spare_j * spare)
+            for pair, rate, spare in zip(instance.pairs, self.rates, self.spare, strict=True)
         )
         busy = sum(
             weight * terms.busy_w * busy

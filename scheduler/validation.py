@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from scheduler.actions import actions_to
 from scheduler.instance import instance_of
 from scheduler.plans import Slot
+from scheduler.solution import busy_replicas
 from scheduler.solver import solve
 
 if TYPE_CHECKING:
@@ -104,18 +105,31 @@ def _falls_short(plan: Plan, fresh: PlanInput, instance: Instance) -> str:
     carried = _carried(instance, planned, limit_s)
     if carried is None:
         return "the time was too short to look at it again"
-    nodes = [plan.nodes.get(terms.group.name, 0) for terms in instance.groups]
-    idle_w = instance.standing_w(planned, nodes)
-    needed_w = (
-        idle_w + carried.power_w(instance) - instance.standing_w(carried.replicas, carried.nodes)
-    )
-    if needed_w > instance.budget_w * (1 + ROUNDING):
-        return f"it would draw {needed_w:.6g} W of a budget of {instance.budget_w:.6g} W"
+    power_w = _power_w(plan, instance)
+    if power_w > instance.budget_w * (1 + ROUNDING):
+        return f"it would draw {power_w:.6g} W of a budget of {instance.budget_w:.6g} W"
     demand = sum(load.mean for load in instance.loads)
     said, after = sum(plan.unserved.values()), sum(carried.unserved)
     if after > said + TOLERATED * demand:
         return f"it would leave {after:.3g} of {demand:.3g} requests/s, not {said:.3g}"
     return _loses_what_serves(fresh, instance, planned)
+
+
+def _power_w(plan: Plan, instance: Instance) -> float:
+    """Mean power of the plan's replicas when its shares carry the demand as it is now."""
+    rates = [
+        plan.shares.get((instance.loads[pair.load].demand, instance.slots[pair.slot].slot), 0.0)
+        * instance.loads[pair.load].mean
+        for pair in instance.pairs
+    ]
+    replicas = [plan.replicas.get(terms.slot, 0) for terms in instance.slots]
+    nodes = [plan.nodes.get(terms.group.name, 0) for terms in instance.groups]
+    busy = busy_replicas(instance, rates)
+    return (
+        instance.standing_w(replicas, nodes)
+        + sum(terms.busy_w * count for terms, count in zip(instance.slots, busy, strict=True))
+        + sum(pair.request_j * rate for pair, rate in zip(instance.pairs, rates, strict=True))
+    )
 
 
 def _loses_what_serves(fresh: PlanInput, instance: Instance, planned: Sequence[int]) -> str:
@@ -127,9 +141,13 @@ def _loses_what_serves(fresh: PlanInput, instance: Instance, planned: Sequence[i
     staying = [min(a, b) for a, b in zip(serving, planned, strict=True)]
     if staying == serving:
         return ""
-    now, then = (_carried(instance, replicas, limit_s) for replicas in (serving, staying))
-    if now is None or then is None:
+    then = _carried(instance, staying, limit_s)
+    if then is None:
         return "the time was too short to look at what it drains"
+    now = solve(instance, limit_s=limit_s, floors=staying, ceilings=serving)
+    if now is None:
+        # With what stays anyway, the power budget bears no more.
+        return ""
     lost = sum(then.unserved) - sum(now.unserved)
     if lost > TOLERATED * sum(load.mean for load in instance.loads):
         return f"what it drains serves {lost:.3g} requests/s that nothing else awake carries"

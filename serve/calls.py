@@ -112,6 +112,7 @@ class Outcome:
         variant: that served it.
         replica: that served it.
         decision: why that one.
+        reason: in one line, with what admission changed.
         finish: the engine's own record.
         energy: attributed to it.
         latency: as the gateway measured it.
@@ -122,6 +123,7 @@ class Outcome:
     variant: VariantName
     replica: ReplicaId
     decision: Decision
+    reason: str
     finish: EngineFinish
     energy: RequestEnergy
     latency: Latency
@@ -136,6 +138,8 @@ class Journey:
         call: what the client wants.
         service_class: that it belongs to.
         decision: the newest one; None before the first.
+        notice: what admission changed of the call; empty if nothing.
+        failed: replicas that were lost under it before its first token.
         admitted_s: it was found servable.
         routed_s: its replica was chosen, the last time.
         first_token_s: the first token came from the replica.
@@ -153,8 +157,10 @@ class Journey:
         "crc32",
         "decision",
         "error",
+        "failed",
         "first_token_s",
         "last_token_s",
+        "notice",
         "outcome",
         "routed_s",
         "service_class",
@@ -164,7 +170,9 @@ class Journey:
     def __init__(self, call: Call) -> None:
         self.call = call
         self.service_class = ""
+        self.notice = ""
         self.decision: Decision | None = None
+        self.failed: frozenset[ReplicaId] = frozenset()
         self.admitted_s = 0.0
         self.routed_s = 0.0
         self.first_token_s = 0.0

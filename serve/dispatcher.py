@@ -114,8 +114,8 @@ class Dispatcher:
                 async with contextlib.aclosing(stream):
                     async for delta in stream:
                         yield delta
-            if journey.outcome is not None:
-                yield journey.outcome
+                if journey.outcome is not None:
+                    yield journey.outcome
         except BaseException as error:
             journey.error = error
             raise
@@ -143,6 +143,7 @@ class Dispatcher:
         if isinstance(verdict, Rejected):
             raise _rejection(verdict)
         journey.admitted_s = self._clock()
+        journey.notice = verdict.notice
         name = ModelName(call.model)
         return Request(
             request_id=RequestId(call.request_id),
@@ -183,13 +184,14 @@ class Dispatcher:
     # ── route ───────────────────────────────────────────────────────────────
 
     def _route(self, journey: Journey, request: Request) -> None:
-        """Choose a replica on the fleet as it is now."""
+        """Choose a replica on the fleet as it is now, none that has failed the call before."""
         verdict = route(
             request,
             self._engines.fleet(),
             self._policy,
             self._rng,
             limits=self._limits,
+            avoid=journey.failed,
             explain=journey.call.wishes.explain,
         )
         if isinstance(verdict, NoReplica):
@@ -218,6 +220,8 @@ class Dispatcher:
             except ReplicaLostError:
                 if journey.tokens or not attempts_left:
                     raise
+                # Its link may not have noticed yet; the books would still recommend it.
+                journey.failed |= {attempt.lease.replica, attempt.replica}
             finally:
                 alarm.cancel()
                 self._engines.end(attempt)
@@ -282,6 +286,7 @@ class Dispatcher:
             variant=decision.variant,
             replica=attempt.replica,
             decision=decision,
+            reason="; ".join(filter(None, (decision.reason, journey.notice))),
             finish=finish,
             energy=energy,
             latency=journey.latency(),

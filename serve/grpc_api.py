@@ -176,7 +176,7 @@ def finish(outcome: Outcome, *, explain: bool) -> pb.GenerateResponse:
             finish_reason=record.reason,
             variant=outcome.variant,
             replica=outcome.replica,
-            reason=outcome.decision.reason,
+            reason=outcome.reason,
             decision=_decision(outcome.decision) if explain else None,
             usage=pb.Usage(
                 prompt_tokens=record.prompt_tokens,

@@ -87,7 +87,7 @@ def _part(outcome: Outcome, *, explain: bool) -> dict[str, Any]:
         "request_id": outcome.request_id,
         "variant": outcome.variant,
         "replica": outcome.replica,
-        "reason": outcome.decision.reason,
+        "reason": outcome.reason,
         "energy": {"energy_j": energy.prefill_j + energy.decode_j, **energy._asdict()},
         "latency": asdict(outcome.latency),
     }

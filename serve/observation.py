@@ -54,7 +54,7 @@ class CallObserver:
 
 
 def _outcome(journey: Journey) -> Literal["completed", "cancelled", "failed", "rejected"]:
-    if journey.outcome is not None:
+    if journey.error is None:
         return "completed"
     if journey.decision is None:
         return "rejected"

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 _FAILED = frozenset({"DEPLOY_FAILED", "UNHEALTHY"})
 
 
+# Loading weights takes longer than the half minute after which Ray Serve remarks on it.
+_ROUTINE = "to initialize"
+
+
 @dataclass(frozen=True, slots=True)
 class ReplicaProgress:
     """One replica on its way up or down.
@@ -77,7 +81,8 @@ def read(details: Mapping[str, Any], *, now_s: float) -> Rollout:
     if application is None:
         return Rollout("not_started", {}, ())
     deployments = application["deployments"]
-    messages = [application["message"], *(each["message"] for each in deployments.values())]
+    said = [application["message"], *(each["message"] for each in deployments.values())]
+    messages = [message for message in said if _ROUTINE not in message]
     return Rollout(
         status=_word(application["status"]),
         wanted={name: each["target_num_replicas"] for name, each in deployments.items()},

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 # Trailing metadata in which a gateway may name the fault more closely than the status does.
 KIND_KEY = "jouleserve-error"
+# A proxy resets the stream of a gateway that has died; gRPC takes that for a cancellation, but
+# one of this side's own never comes with it.
+RESET = "RST_STREAM"
 
 
 class JouleserveClientError(Exception):
@@ -112,6 +115,8 @@ def from_rpc(error: grpc.RpcError) -> JouleserveClientError:
     # Absent where gRPC itself ended the call; its stubs know it neither as that nor as pairs.
     metadata: dict[str, Any] = dict(cast("Any", error.trailing_metadata()) or ())
     kind = str(metadata.get(KIND_KEY, ""))
+    if status is grpc.StatusCode.CANCELLED and RESET in message:
+        status = grpc.StatusCode.UNAVAILABLE
     family = _BY_STATUS.get(status, JouleserveClientError)
     # RESOURCE_EXHAUSTED also stands for a message over gRPC's own limit, which no retry cures.
     if family is OverloadedError and (

@@ -75,8 +75,9 @@ class Energy:
         risk = np.maximum(filled - self.kv_share, 0.0)
         weight_j = self.pressure * float(found.solo_j[found.solo_j.argmin()])
         slo_j, kv_j = late * weight_j, risk * (weight_j / (1.0 - self.kv_share))
+        expected_j = found.prefill_j + found.decode_j + found.idle_j
         return Scores(
-            found.prefill_j + found.decode_j + found.idle_j + slo_j + kv_j,
+            expected_j + slo_j + kv_j,
             {
                 "prefill_j": found.prefill_j,
                 "decode_j": found.decode_j,
@@ -85,7 +86,7 @@ class Energy:
                 "kv_j": kv_j,
             },
             strains=("slo_j", "kv_j"),
-            figures={"ttft_s": found.ttft_s},
+            figures={"ttft_s": found.ttft_s, "expected_j": expected_j},
         )
 
     def _lateness(
@@ -111,24 +112,18 @@ class Energy:
         """Compare it with the best replica of another variant, else with the next best one."""
         variant = columns.variant(row).name
         other = _runner_up(columns, eligible, scores, row)
-        ttft_s = scores.figures["ttft_s"][row]
-        latency = f"TTFT {ttft_s:.2g} s of {request.objective.ttft_s:.2g} s"
-        if columns.cached_tokens is not None and (cached := columns.cached_tokens[row]):
-            latency += f", {cached:.0f} of {request.prompt_tokens} prompt tokens cached"
-        cost = f"{variant} is expected to cost {_real_j(scores, row):.2g} J"
+        expected_j, ttft_s = scores.figures["expected_j"], scores.figures["ttft_s"]
+        latency = f"TTFT {float(ttft_s[row]):.2g} s of {request.objective.ttft_s:.2g} s"
+        if columns.cached_tokens is not None and (cached := int(columns.cached_tokens[row])):
+            latency += f", {cached} of {request.prompt_tokens} prompt tokens cached"
+        cost = f"{variant} is expected to cost {float(expected_j[row]):.2g} J"
         if other is None:
             return f"{cost}, the only choice; {latency}"
         second = columns.variant(other).name
         rival = second if second != variant else "the next replica"
         late = scores.terms["slo_j"]
         remark = " but later than it should" if late[other] > late[row] else ""
-        return f"{cost}, {rival} {_real_j(scores, other):.2g} J{remark}; {latency}"
-
-
-def _real_j(scores: Scores, row: int) -> float:
-    """Joules that are expected to be drawn, without those that stand for risk."""
-    terms = scores.terms
-    return float(terms["prefill_j"][row] + terms["decode_j"][row] + terms["idle_j"][row])
+        return f"{cost}, {rival} {float(expected_j[other]):.2g} J{remark}; {latency}"
 
 
 def _runner_up(columns: ModelColumns, eligible: BoolArray, scores: Scores, row: int) -> int | None:

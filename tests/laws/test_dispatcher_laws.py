@@ -38,8 +38,8 @@ ATTEMPT = 1000
 moves = st.tuples(
     st.sampled_from(
         [
-            *("call", "call", "call", "nonsense", "tokens", "tokens", "finish", "corrupt"),
-            *("fail", "refuse", "lose", "revive", "leave", "cancel"),
+            *("call", "call", "call", "tokens", "tokens", "tokens", "tokens", "finish"),
+            *("corrupt", "nonsense", "fail", "refuse", "lose", "revive", "leave", "cancel"),
         ]
     ),
     st.integers(0, 99),

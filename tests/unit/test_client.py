@@ -249,7 +249,10 @@ async def test_logprobs_and_decision_are_read(
     candidate = pb.Candidate(variant="int8", replica="r1", score=2, terms={"energy_j": 2})
     decision = pb.Decision(policy="energy", variant="int8", replica="r1", candidates=[candidate])
     servicer.script = lambda *_: iter(
-        [pb.GenerateResponse(tokens=scored), finish(1, decision=decision)]
+        [
+            pb.GenerateResponse(tokens=scored),
+            finish(1, checksum.extend(0, [3]), decision=decision),
+        ]
     )
     completion = await connect(address).complete("m", "p", logprobs=1, explain=True)
     best = replies.TopLogprob(token_id=4, text="b", logprob=-1.5)

@@ -117,6 +117,19 @@ async def test_the_engine_gets_what_was_admitted(desk: Desk) -> None:
     reading.task.cancel()
 
 
+async def test_what_admission_changed_is_told_with_the_reason(desk: Desk) -> None:
+    for max_tokens, told in ((8, False), (1000, True)):
+        reading = Reading(desk, desk.call(max_tokens=max_tokens))
+        await settle()
+        number = max(desk.submissions)
+        desk.send(LARGE, "a", ending(number, [5], [5]), accepted=[number])
+        await reading.task
+        outcome = reading.items[-1]
+        assert isinstance(outcome, Outcome)
+        assert outcome.reason.startswith(outcome.decision.reason)
+        assert ("max_tokens lowered from 1000 to 252" in outcome.reason) == told
+
+
 async def test_two_calls_of_one_id_are_told_apart(desk: Desk) -> None:
     readings = [Reading(desk), Reading(desk)]
     await settle()
