@@ -26,6 +26,23 @@ class _Sample(NamedTuple):
     decode_tokens: int
 
 
+class Progress(NamedTuple):
+    """How far a run is.
+
+    Attributes:
+        run: that is under way, or has just ended.
+        steps: of it that have ended.
+        batch: its decoding sequences.
+        context_tokens: of these when it began.
+
+    """
+
+    run: StepRun
+    steps: int
+    batch: int
+    context_tokens: int
+
+
 class ReplicaLoad:
     """Counts what is not yet computed, and watches the steps."""
 
@@ -57,16 +74,16 @@ class ReplicaLoad:
         """Count tokens that must be computed anew."""
         self._pending_tokens += tokens
 
-    def ended(self, run: StepRun, batch: int, context_tokens: int) -> None:
-        """Fold in a run that has ended; the context is that of its first step."""
-        steps = run.steps
-        self._totals = _added(self._totals, run, steps, batch, context_tokens)
+    def ended(self, progress: Progress) -> None:
+        """Fold in a run that has ended."""
+        run, steps, batch, _ = progress
+        self._totals = _added(self._totals, progress)
         self._step_time_s = _tracked(self._step_time_s, run.time, steps)
         ended_at_s = run.started_at_s + run.time.total(steps)
-        sample = _Sample(run.started_at_s, ended_at_s, run.prefill_tokens, steps * batch)
-        self._recent.append(sample)
-        self._recent_prefill_tokens += sample.prefill_tokens
-        self._recent_decode_tokens += sample.decode_tokens
+        prefilled, decoded = run.prefill_tokens, steps * batch
+        self._recent.append(_Sample(run.started_at_s, ended_at_s, prefilled, decoded))
+        self._recent_prefill_tokens += prefilled
+        self._recent_decode_tokens += decoded
         if len(self._recent) > 1 and self._recent[0].ended_at_s <= ended_at_s - WINDOW_S:
             self._forget(ended_at_s)
 
@@ -79,7 +96,7 @@ class ReplicaLoad:
         waiting: int,
         context_tokens: int,
         kv_cache_usage: float,
-        under_way: tuple[StepRun, int, int, int] | None,
+        progress: Progress | None,
         energy_j: float,
     ) -> ReplicaReport:
         """Give the totals at this instant.
@@ -91,19 +108,16 @@ class ReplicaLoad:
             waiting: sequences accepted and not in the batch.
             context_tokens: of decoding sequences.
             kv_cache_usage: share of KV blocks held, 0 to 1.
-            under_way: the present run, its steps that have ended, its decoding sequences
-                and their context when it began.
+            progress: of the present run, if there is one.
             energy_j: since the replica started.
 
         """
         self._forget(now_s)
-        step_time_s, decoded = self._step_time_s, self._recent_decode_tokens
-        totals = self._totals
-        if under_way is not None and under_way[1]:
-            run, steps, batch, context = under_way
-            totals = _added(totals, run, steps, batch, context)
-            step_time_s = _tracked(step_time_s, run.time, steps)
-            decoded += steps * batch
+        step_time_s, decoded, totals = self._step_time_s, self._recent_decode_tokens, self._totals
+        if progress is not None and progress.steps:
+            totals = _added(totals, progress)
+            step_time_s = _tracked(step_time_s, progress.run.time, progress.steps)
+            decoded += progress.steps * progress.batch
         span_s = max(min(WINDOW_S, now_s - self._started_at_s), 1e-3)
         if now_s > self._metered_at_s:
             self._power_w = (energy_j - self._metered_j) / (now_s - self._metered_at_s)
@@ -141,10 +155,9 @@ class ReplicaLoad:
         self._recent.appendleft(_Sample(before_s, oldest.ended_at_s, oldest.prefill_tokens, kept))
 
 
-def _added(
-    totals: StepTotals, run: StepRun, steps: int, batch: int, context_tokens: int
-) -> StepTotals:
+def _added(totals: StepTotals, progress: Progress) -> StepTotals:
     """Add the first steps of a run, as if one by one."""
+    run, steps, batch, context_tokens = progress
     return StepTotals(
         totals.steps + steps,
         totals.decode_steps + (steps if batch else 0),

@@ -224,7 +224,7 @@ class SimulatedGateway:
             if replica.submit(sequence):
                 seen_at_s = self._events.now_s + self._settings.network_s
                 report = replica.report(seen_at_s)
-                replica.reported_at_s[self.index] = self._events.now_s
+                replica.reported_at_s[self.index] = seen_at_s
                 accept = partial(self._accepted, call.lease, replica, report)
                 self._events.at(seen_at_s, accept)
                 return

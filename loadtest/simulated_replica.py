@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from loadtest.events import LAST, EventQueue
 from loadtest.kv_cache import KvCache
-from loadtest.replica_load import ReplicaLoad
+from loadtest.replica_load import Progress, ReplicaLoad
 from loadtest.step_runs import Series, StepRun, decode_run
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class SimulatedReplica:
         kv: its KV cache.
         load: what its reports say.
         settled_j: of sequences that ended, however they did.
-        reported_at_s: when each gateway was last sent a report.
+        reported_at_s: when the report sent last reaches each gateway.
 
     """
 
@@ -186,21 +186,28 @@ class SimulatedReplica:
             seen_at_s: when the report will reach the gateway.
 
         """
-        now_s, run = self._events.now_s, self._run
-        energy = self.energy(now_s)
-        steps = 0 if run is None else run.completed(now_s)
-        growth = self.kv.growth(self._steps, steps) if steps and self.kv.decoding else 0
-        context = self._context_tokens
-        used = (self.kv.used_blocks + growth) / self.kv.capacity_blocks
+        now_s, run, kv = self._events.now_s, self._run, self.kv
+        energy_j = self._prefill_j + self._decode_j + self._idle_j
+        context, used = self._context_tokens, kv.used_blocks
+        if run is None:
+            energy_j += self.variant.context_power_w * (now_s - self._idle_since_s)
+            progress = None
+        else:
+            steps = run.completed(now_s)
+            energy_j += sum(_spent(run, now_s, steps))
+            progress = Progress(run, steps, kv.decoding, context)
+            if steps and kv.decoding:
+                context += steps * kv.decoding
+                used += kv.growth(self._steps, steps)
         return self.load.report(
             now_s,
             seen_at_s,
             running=len(self._running),
             waiting=len(self._waiting),
-            context_tokens=context + steps * self.kv.decoding,
-            kv_cache_usage=used,
-            under_way=(run, steps, self.kv.decoding, context) if run is not None else None,
-            energy_j=energy.total_j,
+            context_tokens=context,
+            kv_cache_usage=used / kv.capacity_blocks,
+            progress=progress,
+            energy_j=energy_j,
         )
 
     def energy(self, now_s: float) -> ReplicaEnergy:
@@ -209,18 +216,23 @@ class SimulatedReplica:
         if run is None:
             idle_j = self.variant.context_power_w * (now_s - self._idle_since_s)
             return ReplicaEnergy(self._prefill_j, self._decode_j, self._idle_j + idle_j)
-        prefill_j, decode_j = _spent(run, now_s)
+        prefill_j, decode_j = _spent(run, now_s, run.completed(now_s))
         return ReplicaEnergy(self._prefill_j + prefill_j, self._decode_j + decode_j, self._idle_j)
 
     def unfinished_j(self, now_s: float) -> float:
         """What its present sequences have cost up to an instant from the latest event on."""
-        prefill_j, decode_j = (0.0, 0.0) if self._run is None else _spent(self._run, now_s)
+        prefill_j, decode_j = self._under_way(now_s)
         accounts_j = sum(sequence.energy_j for sequence in self._waiting)
         for sequence in self._running.values():
             accounts_j += sequence.energy_j
             if sequence.number not in self._prefilling:
                 accounts_j += self._decode_share_j - sequence.decode_mark_j
         return accounts_j + prefill_j + decode_j
+
+    def _under_way(self, now_s: float) -> tuple[float, float]:
+        """Give the joules of prefill and decode that the present run has used."""
+        run = self._run
+        return (0.0, 0.0) if run is None else _spent(run, now_s, run.completed(now_s))
 
     def completion_tokens(self, now_s: float) -> int:
         """Tokens that it has generated up to an instant from the latest event on."""
@@ -276,7 +288,7 @@ class SimulatedReplica:
         run = self._run
         if version != self._version or run is None:
             return
-        self.load.ended(run, self.kv.decoding, self._context_tokens)
+        self.load.ended(Progress(run, run.steps, self.kv.decoding, self._context_tokens))
         if self.kv.decoding:
             self._advance(run, run.steps)
         self._run, self._idle_since_s = None, self._events.now_s
@@ -334,7 +346,7 @@ class SimulatedReplica:
 
     def _fail_run(self, run: StepRun, now_s: float) -> None:
         """Book what a run did until the replica died within it."""
-        prefill_j, decode_j = _spent(run, now_s)
+        prefill_j, decode_j = _spent(run, now_s, run.completed(now_s))
         self._prefill_j += prefill_j
         for sequence, chunk in self._chunks:
             sequence.prefill_j += prefill_j * chunk / run.prefill_tokens
@@ -436,9 +448,8 @@ class SimulatedReplica:
         return sequence.preemptions == mark and number in self._running
 
 
-def _spent(run: StepRun, now_s: float) -> tuple[float, float]:
-    """Give the joules of prefill and decode that a run has used by an instant."""
-    steps = run.completed(now_s)
+def _spent(run: StepRun, now_s: float, steps: int) -> tuple[float, float]:
+    """Give the joules of prefill and decode of a run's ended steps and of the one under way."""
     share = run.share(now_s, steps)
     if run.prefill_tokens:
         share = 1.0 if steps else share

@@ -337,7 +337,7 @@ class VirtualCluster:
     def finished(self, replica: SimulatedReplica, sequences: list[Sequence]) -> None:
         """Send each gateway a frame with what has ended for it, and a report."""
         self._completed += len(sequences)
-        now_s, seen_at_s = self.events.now_s, self.events.now_s + self._cluster.gateway.network_s
+        seen_at_s = self.events.now_s + self._cluster.gateway.network_s
         report = replica.report(seen_at_s)
         for gateway in self._gateways:
             mine = sequences
@@ -347,7 +347,7 @@ class VirtualCluster:
                 continue
             for sequence in mine:
                 gateway.record(replica, sequence)
-            replica.reported_at_s[gateway.index] = now_s
+            replica.reported_at_s[gateway.index] = seen_at_s
             self.events.at(seen_at_s, partial(gateway.finished, replica, mine, report))
 
     def _report(self, replica: SimulatedReplica, gateway: SimulatedGateway) -> None:
@@ -357,9 +357,8 @@ class VirtualCluster:
         now_s, settings = self.events.now_s, self._cluster.gateway
         due_s = replica.reported_at_s[gateway.index] + settings.report_period_s
         if due_s <= now_s:
-            seen_at_s = now_s + settings.network_s
-            report = partial(gateway.reported, replica, replica.report(seen_at_s))
-            self.events.at(seen_at_s, report)
+            # Nothing else is on the way: this one may be made as it arrives.
+            gateway.reported(replica, replica.report(now_s))
             replica.reported_at_s[gateway.index] = now_s
             due_s = now_s + settings.report_period_s
         self.events.at(due_s, partial(self._report, replica, gateway))

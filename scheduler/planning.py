@@ -12,6 +12,7 @@ can tell: applied at once, a plan leads to the same plan.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from scheduler.actions import actions_to, reasons_for
@@ -19,7 +20,7 @@ from scheduler.bounds import least_power_w
 from scheduler.hysteresis import settle
 from scheduler.instance import instance_of
 from scheduler.plans import Plan
-from scheduler.search import SAME_RATE, best_solution, missing
+from scheduler.search import SAME_RATE, best_solution, missing, serve_with
 from scheduler.solver import OPTIMAL, solve
 
 if TYPE_CHECKING:
@@ -84,7 +85,9 @@ def _bridge(instance: Instance, wanted: Solution, plan_input: PlanInput) -> list
         return staying
     limit_s = plan_input.settings.solve_limit_s * BRIDGE_SHARE
     bridge = solve(instance, limit_s=limit_s, floors=staying, ceilings=serving)
-    return serving if bridge is None else list(bridge.replicas)
+    if bridge is not None:
+        return list(bridge.replicas)
+    return serving if math.isinf(instance.budget_w) else staying
 
 
 def _plan(
@@ -102,9 +105,6 @@ def _plan(
     nodes = dict(zip(groups, settled.nodes, strict=True))
     actions = actions_to(census, replicas, nodes, reasons_for(instance, wanted, settled))
     unserved = _unserved(plan_input, instance, carried)
-    idle_w = instance.standing_w(settled.replicas, settled.nodes) - instance.standing_w(
-        carried.replicas, carried.nodes
-    )
     waking_w = instance.waking_w(settled.replicas, settled.nodes)
     gap = wanted.gap(instance)
     return Plan(
@@ -113,7 +113,7 @@ def _plan(
         nodes=nodes,
         shares=_shares(instance, carried),
         actions=actions,
-        predicted_w=carried.power_w(instance) + idle_w + waking_w,
+        predicted_w=carried.power_w(instance) + waking_w,
         bound_w=least_power_w(plan_input, unserved),
         solver=solver if actions or settled.replicas == wanted.replicas else "held",
         gap=gap if math.isfinite(gap) else 1.0,
@@ -125,10 +125,11 @@ def _plan(
 
 def _carried(instance: Instance, wanted: Solution, settled: Settled, limit_s: float) -> Solution:
     """Say who carries what: as wanted, unless there was no room for all that is wanted."""
-    if all(a >= b for a, b in zip(settled.replicas, wanted.replicas, strict=True)):
-        return wanted
-    none = [0] * len(instance.slots)
-    return solve(instance, limit_s=limit_s, floors=none, ceilings=settled.replicas) or wanted
+    replicas, nodes = settled.replicas, settled.nodes
+    if all(a >= b for a, b in zip(replicas, wanted.replicas, strict=True)):
+        return replace(wanted, replicas=replicas, nodes=nodes)
+    served = serve_with(instance, replicas, nodes, limit_s)
+    return replace(wanted, replicas=replicas, nodes=nodes) if served is None else served
 
 
 def _shares(instance: Instance, carried: Solution) -> dict[tuple[int, Slot], float]:

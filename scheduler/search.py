@@ -17,6 +17,8 @@ from scheduler.solution import NOTHING, busy_replicas
 from scheduler.solver import OPTIMAL, relax, solve
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from scheduler.instance import Instance
     from scheduler.solution import Solution
     from scheduler.solver import Relaxed
@@ -46,6 +48,34 @@ def best_solution(instance: Instance, limit_s: float) -> tuple[Solution, Solver]
     if exact is None or carries_more_or_cheaper(instance, greedy, exact):
         return greedy, "greedy"
     return exact, "milp"
+
+
+def serve_with(
+    instance: Instance, replicas: Sequence[int], nodes: Sequence[int], limit_s: float
+) -> Solution | None:
+    """Say what these replicas carry best, whether or not all of them are needed for it.
+
+    Args:
+        instance: whose loads they are to carry.
+        replicas: awake, by slot.
+        nodes: on, by group.
+        limit_s: for the search.
+
+    Returns:
+        None when time was too short, or when they break the power budget by idling.
+
+    """
+    standing = replace(
+        instance,
+        slots=tuple(terms._replace(idle_w=0.0, wake_j=0.0) for terms in instance.slots),
+        groups=tuple(terms._replace(node_w=0.0, price_w=0.0) for terms in instance.groups),
+        budget_w=instance.budget_w - instance.standing_w(replicas, nodes),
+    )
+    none = [0] * len(instance.slots)
+    served = solve(standing, limit_s=limit_s, floors=none, ceilings=replicas)
+    if served is None:
+        return None
+    return replace(served, replicas=tuple(replicas), nodes=tuple(nodes), bound=-math.inf)
 
 
 def carries_more_or_cheaper(instance: Instance, one: Solution, other: Solution) -> bool:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from scheduler.actions import actions_to
 from scheduler.instance import instance_of
 from scheduler.plans import Slot
-from scheduler.solution import busy_replicas
+from scheduler.search import serve_with
 from scheduler.solver import solve
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from scheduler.instance import Instance
     from scheduler.plans import NodeGroupName, Plan, PlanInput
     from scheduler.requests import VariantName
-    from scheduler.solution import Solution
 
 # Share of the demand by which what is not served may have grown.
 TOLERATED = 0.01
@@ -97,39 +96,21 @@ def _out_of_bounds(plan: Plan, instance: Instance) -> str:
 
 def _falls_short(plan: Plan, fresh: PlanInput, instance: Instance) -> str:
     """Say what the plan would not serve, or which budget it would break, now."""
-    slots = [terms.slot for terms in instance.slots]
-    if not slots:
+    if not instance.slots:
         return ""
-    limit_s = fresh.settings.solve_limit_s / 3
-    planned = [plan.replicas.get(slot, 0) for slot in slots]
-    carried = _carried(instance, planned, limit_s)
+    planned = [plan.replicas.get(terms.slot, 0) for terms in instance.slots]
+    nodes = [plan.nodes.get(terms.group.name, 0) for terms in instance.groups]
+    idle_w = instance.standing_w(planned, nodes)
+    if idle_w > instance.budget_w * (1 + ROUNDING):
+        return f"it draws {idle_w:.0f} W idle of a budget of {instance.budget_w:.0f} W"
+    carried = serve_with(instance, planned, nodes, fresh.settings.solve_limit_s / 3)
     if carried is None:
         return "the time was too short to look at it again"
-    power_w = _power_w(plan, instance)
-    if power_w > instance.budget_w * (1 + ROUNDING):
-        return f"it would draw {power_w:.6g} W of a budget of {instance.budget_w:.6g} W"
     demand = sum(load.mean for load in instance.loads)
     said, after = sum(plan.unserved.values()), sum(carried.unserved)
     if after > said + TOLERATED * demand:
         return f"it would leave {after:.3g} of {demand:.3g} requests/s, not {said:.3g}"
     return _loses_what_serves(fresh, instance, planned)
-
-
-def _power_w(plan: Plan, instance: Instance) -> float:
-    """Mean power of the plan's replicas when its shares carry the demand as it is now."""
-    rates = [
-        plan.shares.get((instance.loads[pair.load].demand, instance.slots[pair.slot].slot), 0.0)
-        * instance.loads[pair.load].mean
-        for pair in instance.pairs
-    ]
-    replicas = [plan.replicas.get(terms.slot, 0) for terms in instance.slots]
-    nodes = [plan.nodes.get(terms.group.name, 0) for terms in instance.groups]
-    busy = busy_replicas(instance, rates)
-    return (
-        instance.standing_w(replicas, nodes)
-        + sum(terms.busy_w * count for terms, count in zip(instance.slots, busy, strict=True))
-        + sum(pair.request_j * rate for pair, rate in zip(instance.pairs, rates, strict=True))
-    )
 
 
 def _loses_what_serves(fresh: PlanInput, instance: Instance, planned: Sequence[int]) -> str:
@@ -141,7 +122,7 @@ def _loses_what_serves(fresh: PlanInput, instance: Instance, planned: Sequence[i
     staying = [min(a, b) for a, b in zip(serving, planned, strict=True)]
     if staying == serving:
         return ""
-    then = _carried(instance, staying, limit_s)
+    then = solve(instance, limit_s=limit_s, floors=[0] * len(serving), ceilings=staying)
     if then is None:
         return "the time was too short to look at what it drains"
     now = solve(instance, limit_s=limit_s, floors=staying, ceilings=serving)
@@ -152,8 +133,3 @@ def _loses_what_serves(fresh: PlanInput, instance: Instance, planned: Sequence[i
     if lost > TOLERATED * sum(load.mean for load in instance.loads):
         return f"what it drains serves {lost:.3g} requests/s that nothing else awake carries"
     return ""
-
-
-def _carried(instance: Instance, replicas: Sequence[int], limit_s: float) -> Solution | None:
-    """Say what at most so many replicas carry; None if there is no time to."""
-    return solve(instance, limit_s=limit_s, floors=[0] * len(replicas), ceilings=replicas)
