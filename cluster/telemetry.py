@@ -49,6 +49,9 @@ REASON = "jouleserve.reason"
 ENERGY_J = "jouleserve.energy_j"
 ENERGY_METHOD = "jouleserve.energy.method"
 
+ERROR = StatusCode.ERROR
+"""Status of the span of a call that failed."""
+
 _TRACE_CONTEXT = TraceContextTextMapPropagator()
 
 

@@ -72,8 +72,8 @@ def simulate(  # noqa: PLR0913 (one argument for each option)
     from loadtest.comparisons import Experiment, cases_of
     from loadtest.fleets import read_fleet
     from loadtest.lengths import LogNormalLengths
+    from loadtest.records import Loss
     from loadtest.traces import read_trace
-    from loadtest.virtual_cluster import Loss
 
     try:
         experiment = Experiment(

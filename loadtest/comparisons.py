@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
     from loadtest.autoscalers import Autoscaler
     from loadtest.descriptions import ClusterDescription
+    from loadtest.records import Loss, RunRecord, Sample
     from loadtest.traces import Trace
-    from loadtest.virtual_cluster import Loss, RunRecord, Sample
     from loadtest.workloads import Workload
     from scheduler.fleet import Variant
     from scheduler.requests import VariantName

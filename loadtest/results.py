@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from loadtest.descriptions import ClusterDescription, ServiceClass
-    from loadtest.virtual_cluster import EnergyParts, RunRecord
+    from loadtest.records import EnergyParts, RunRecord
     from loadtest.workloads import Workload
 
 # Windows in which a bound may switch everything for nothing.

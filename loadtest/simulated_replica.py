@@ -9,16 +9,16 @@ and energy of a step are those of the step model, as the live meter counts them.
 
 from __future__ import annotations
 
-import heapq
 from collections import deque
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from loadtest.decode_batch import DecodeBatch
 from loadtest.events import LAST, EventQueue
 from loadtest.kv_cache import KvCache
-from loadtest.replica_load import Progress, ReplicaLoad
-from loadtest.step_runs import Series, StepRun, decode_run
+from loadtest.replica_load import ReplicaLoad
+from loadtest.step_runs import StepRun, decode_run
 
 if TYPE_CHECKING:
     from loadtest.sequences import Sequence
@@ -113,17 +113,12 @@ class SimulatedReplica:
         self._running: dict[int, Sequence] = {}
         self._prefilling: dict[int, Sequence] = {}
         self._chunks: list[tuple[Sequence, int]] = []
-        self._ends: list[tuple[int, int, int, Sequence]] = []
-        self._steps = 0
-        self._context_tokens = 0
-        self._decode_share_j = 0.0
+        self._batch = DecodeBatch(self.kv)
         self._run: StepRun | None = None
         self._version = 0
         self._idle_since_s = events.now_s
         self._prefill_j = 0.0
-        self._decode_j = 0.0
         self._idle_j = 0.0
-        self._decoded_tokens = 0
 
     # ── what is asked of it ─────────────────────────────────────────────────
 
@@ -148,7 +143,7 @@ class SimulatedReplica:
         if self.kv.blocks(most_tokens) > self.kv.capacity_blocks:
             return False
         self._waiting.append(sequence)
-        self.load.accepted(sequence.prompt_tokens)
+        self.load.pending_tokens += sequence.prompt_tokens
         if self._run is None:
             self._begin()
         elif len(self._waiting) == 1 and len(self._running) < self.variant.max_batch:
@@ -167,8 +162,8 @@ class SimulatedReplica:
         self._version += 1
         lost = [*self._running.values(), *self._waiting]
         for sequence in self._running.values():
-            if sequence.number not in self._prefilling:
-                self._leave_decoding(sequence)
+            if sequence in self._batch:
+                self._batch.leave(sequence)
             self.kv.release(sequence.kv)
         for sequence in lost:
             self.settled_j += sequence.energy_j
@@ -187,27 +182,26 @@ class SimulatedReplica:
 
         """
         now_s, run, kv = self._events.now_s, self._run, self.kv
-        energy_j = self._prefill_j + self._decode_j + self._idle_j
-        context, used = self._context_tokens, kv.used_blocks
+        energy_j = self._prefill_j + self._batch.energy_j + self._idle_j
+        used, batch, steps = kv.used_blocks, kv.decoding, 0
         if run is None:
             energy_j += self.variant.context_power_w * (now_s - self._idle_since_s)
-            progress = None
         else:
             steps = run.completed(now_s)
             energy_j += sum(_spent(run, now_s, steps))
-            progress = Progress(run, steps, kv.decoding, context)
-            if steps and kv.decoding:
-                context += steps * kv.decoding
-                used += kv.growth(self._steps, steps)
+            if steps and batch:
+                used += kv.growth(self._batch.step, steps)
         return self.load.report(
             now_s,
             seen_at_s,
             running=len(self._running),
             waiting=len(self._waiting),
-            context_tokens=context,
             kv_cache_usage=used / kv.capacity_blocks,
-            progress=progress,
             energy_j=energy_j,
+            run=run,
+            steps=steps,
+            batch=batch,
+            context_tokens=self._batch.context_tokens,
         )
 
     def energy(self, now_s: float) -> ReplicaEnergy:
@@ -215,9 +209,11 @@ class SimulatedReplica:
         run = self._run
         if run is None:
             idle_j = self.variant.context_power_w * (now_s - self._idle_since_s)
-            return ReplicaEnergy(self._prefill_j, self._decode_j, self._idle_j + idle_j)
+            return ReplicaEnergy(self._prefill_j, self._batch.energy_j, self._idle_j + idle_j)
         prefill_j, decode_j = _spent(run, now_s, run.completed(now_s))
-        return ReplicaEnergy(self._prefill_j + prefill_j, self._decode_j + decode_j, self._idle_j)
+        return ReplicaEnergy(
+            self._prefill_j + prefill_j, self._batch.energy_j + decode_j, self._idle_j
+        )
 
     def unfinished_j(self, now_s: float) -> float:
         """What its present sequences have cost up to an instant from the latest event on."""
@@ -225,8 +221,8 @@ class SimulatedReplica:
         accounts_j = sum(sequence.energy_j for sequence in self._waiting)
         for sequence in self._running.values():
             accounts_j += sequence.energy_j
-            if sequence.number not in self._prefilling:
-                accounts_j += self._decode_share_j - sequence.decode_mark_j
+            if sequence in self._batch:
+                accounts_j += self._batch.accrued_j(sequence)
         return accounts_j + prefill_j + decode_j
 
     def _under_way(self, now_s: float) -> tuple[float, float]:
@@ -237,7 +233,7 @@ class SimulatedReplica:
     def completion_tokens(self, now_s: float) -> int:
         """Tokens that it has generated up to an instant from the latest event on."""
         steps = 0 if self._run is None else self._run.completed(now_s)
-        return self._decoded_tokens + steps * self.kv.decoding
+        return self._batch.generated_tokens + steps * len(self._batch)
 
     # ── steps ───────────────────────────────────────────────────────────────
 
@@ -252,7 +248,7 @@ class SimulatedReplica:
             self._schedule_prefill(admitting=not preempted)
         if self._chunks:
             self._run = self._mixed_step(now_s)
-        elif self.kv.decoding:
+        elif self._batch:
             # Whoever waits after a preemption may find room in the very next step.
             self._run = self._decode_steps(now_s, leap=self._settings.leap and not preempted)
         else:
@@ -262,19 +258,19 @@ class SimulatedReplica:
         self._events.at(self._run.ends_at_s, partial(self._end, self._version), LAST)
 
     def _mixed_step(self, now_s: float) -> StepRun:
-        steps, batch = self.variant.steps, self.kv.decoding
+        steps, batch = self.variant.steps, len(self._batch)
         tokens = sum(chunk for _, chunk in self._chunks)
         step_s, prefill_j, step_j = steps.prefill_s(tokens), steps.prefill_j(tokens), 0.0
         if batch:
-            step_s += steps.decode_s(batch, self._context_tokens)
-            step_j = steps.decode_j(batch, self._context_tokens)
-        return StepRun(now_s, 1, Series(step_s), Series(step_j), prefill_j, tokens)
+            step_s += steps.decode_s(batch, self._batch.context_tokens)
+            step_j = steps.decode_j(batch, self._batch.context_tokens)
+        return StepRun(now_s, 1, step_s, step_j, prefill_j=prefill_j, prefill_tokens=tokens)
 
     def _decode_steps(self, now_s: float, *, leap: bool) -> StepRun:
-        most = 1
+        batch, most = self._batch, 1
         if leap:
-            most = self.kv.affordable(self._steps, self._next_end() - self._steps)
-        return decode_run(self.variant.steps, now_s, self.kv.decoding, self._context_tokens, most)
+            most = self.kv.affordable(batch.step, batch.steps_left())
+        return decode_run(self.variant.steps, now_s, len(batch), batch.context_tokens, most)
 
     def _cut(self) -> None:
         """Look at the queue again when the step under way has ended."""
@@ -288,56 +284,41 @@ class SimulatedReplica:
         run = self._run
         if version != self._version or run is None:
             return
-        self.load.ended(Progress(run, run.steps, self.kv.decoding, self._context_tokens))
-        if self.kv.decoding:
-            self._advance(run, run.steps)
+        batch = self._batch
+        self.load.ended(run, len(batch), batch.context_tokens)
+        if batch:
+            batch.advance(run.steps, run.decode_j(run.steps))
         self._run, self._idle_since_s = None, self._events.now_s
-        finished: list[Sequence] = []
+        finished = batch.take_ended()
         if self._chunks:
-            self._end_prefill(run, finished)
-        ends = self._ends
-        while ends and ends[0][0] <= self._steps:
-            _, number, mark, sequence = heapq.heappop(ends)
-            # One that was preempted meanwhile has another entry, or none yet.
-            if self._decodes(sequence, number, mark):
-                self._leave_decoding(sequence)
-                finished.append(sequence)
+            finished += self._end_prefill(run)
         for sequence in finished:
             self._finish(sequence)
         if finished:
             self._listener.finished(self, finished)
         self._begin()
 
-    def _advance(self, run: StepRun, steps: int) -> None:
-        """Decode that many of the run's steps."""
-        batch = self.kv.decoding
-        energy_j = run.energy.total(steps)
-        self.kv.grow(self._steps, steps)
-        self._steps += steps
-        self._decode_j += energy_j
-        self._decode_share_j += energy_j / batch
-        self._context_tokens += steps * batch
-        self._decoded_tokens += steps * batch
-
-    def _end_prefill(self, run: StepRun, finished: list[Sequence]) -> None:
-        """Let prompts that are complete produce their next token."""
+    def _end_prefill(self, run: StepRun) -> list[Sequence]:
+        """Let prompts that are complete produce their next token; give those that end so."""
+        finished = []
         self._prefill_j += run.prefill_j
         per_token_j = run.prefill_j / run.prefill_tokens
         for sequence, chunk in self._chunks:
             sequence.prefill_j += chunk * per_token_j
-            self.load.computed(chunk)
+            self.load.pending_tokens -= chunk
             if sequence.kv.tokens < sequence.context_tokens:
                 continue
             del self._prefilling[sequence.number]
             sequence.generated += 1
-            self._decoded_tokens += 1
+            self._batch.generated_tokens += 1
             if sequence.generated == 1:
                 sequence.first_token_at_s = self._events.now_s
             if sequence.generated >= sequence.completion_tokens:
                 finished.append(sequence)
             else:
-                self._join_decoding(sequence)
+                self._batch.join(sequence)
         self._chunks.clear()
+        return finished
 
     def _finish(self, sequence: Sequence) -> None:
         del self._running[sequence.number]
@@ -350,12 +331,10 @@ class SimulatedReplica:
         self._prefill_j += prefill_j
         for sequence, chunk in self._chunks:
             sequence.prefill_j += prefill_j * chunk / run.prefill_tokens
-        if self.kv.decoding:
+        if self._batch:
             steps = run.completed(now_s)
-            self._advance(run, steps)
-            rest_j = decode_j - run.energy.total(steps)
-            self._decode_j += rest_j
-            self._decode_share_j += rest_j / self.kv.decoding
+            self._batch.advance(steps, run.decode_j(steps))
+            self._batch.charge(decode_j - run.decode_j(steps))
         self._chunks.clear()
         self._run = None
 
@@ -364,7 +343,7 @@ class SimulatedReplica:
     def _make_room(self) -> bool:
         """Give every decoding sequence its next block; say whether one had to go for it."""
         preempted = False
-        while self.kv.decoding and self.kv.growth(self._steps, 1) > self.kv.free_blocks:
+        while self._batch and self.kv.growth(self._batch.step, 1) > self.kv.free_blocks:
             self._preempt(next(reversed(self._running.values())))
             preempted = True
         return preempted
@@ -372,8 +351,8 @@ class SimulatedReplica:
     def _schedule_prefill(self, *, admitting: bool) -> None:
         """Fill the token budget with prompts: those begun first, then waiting ones."""
         # Decoding sequences take their blocks after prompts have: keep these free.
-        self.kv.reserved_blocks = self.kv.growth(self._steps, 1) if self.kv.decoding else 0
-        budget = self._settings.max_batched_tokens - self.kv.decoding
+        self.kv.reserved_blocks = self.kv.growth(self._batch.step, 1)
+        budget = self._settings.max_batched_tokens - len(self._batch)
         for sequence in self._prefilling.values():
             if not budget:
                 break
@@ -401,7 +380,7 @@ class SimulatedReplica:
         self._waiting.popleft()
         if sequence.cached_tokens < 0:
             sequence.cached_tokens = found
-        self.load.found(found)
+        self.load.pending_tokens -= found
         self._running[sequence.number] = self._prefilling[sequence.number] = sequence
         chunk = sequence.kv.tokens - found
         self._chunks.append((sequence, chunk))
@@ -412,40 +391,12 @@ class SimulatedReplica:
         del self._running[sequence.number]
         computed = sequence.kv.tokens
         if self._prefilling.pop(sequence.number, None) is None:
-            self._leave_decoding(sequence)
+            self._batch.leave(sequence)
             computed = sequence.context_tokens
         self.kv.release(sequence.kv)
         sequence.preemptions += 1
-        self.load.preempted(computed)
+        self.load.pending_tokens += computed
         self._waiting.appendleft(sequence)
-
-    def _join_decoding(self, sequence: Sequence) -> None:
-        sequence.joined_step = self._steps
-        sequence.decode_mark_j = self._decode_share_j
-        self.kv.join(sequence.kv, self._steps)
-        self._context_tokens += sequence.context_tokens
-        end = self._steps + sequence.completion_tokens - sequence.generated
-        heapq.heappush(self._ends, (end, sequence.number, sequence.preemptions, sequence))
-
-    def _leave_decoding(self, sequence: Sequence) -> None:
-        sequence.generated += self._steps - sequence.joined_step
-        sequence.decode_j += self._decode_share_j - sequence.decode_mark_j
-        # The token generated last is not in the cache yet.
-        self.kv.leave(sequence.kv, sequence.context_tokens - 1, self._steps)
-        self._context_tokens -= sequence.context_tokens
-
-    def _next_end(self) -> int:
-        """The decode step with which the next sequence ends."""
-        ends = self._ends
-        while True:
-            end, number, mark, sequence = ends[0]
-            if self._decodes(sequence, number, mark):
-                return end
-            heapq.heappop(ends)
-
-    def _decodes(self, sequence: Sequence, number: int, mark: int) -> bool:
-        """Say whether an entry of the ends still holds; a preemption makes it void."""
-        return sequence.preemptions == mark and number in self._running
 
 
 def _spent(run: StepRun, now_s: float, steps: int) -> tuple[float, float]:
@@ -453,6 +404,6 @@ def _spent(run: StepRun, now_s: float, steps: int) -> tuple[float, float]:
     share = run.share(now_s, steps)
     if run.prefill_tokens:
         share = 1.0 if steps else share
-        return run.prefill_j * share, run.energy.first * share
-    here_j = run.energy.first + run.energy.slope * steps
-    return 0.0, run.energy.total(steps) + share * here_j
+        return run.prefill_j * share, run.first_j * share
+    here_j = run.first_j + run.slope_j * steps
+    return 0.0, run.decode_j(steps) + share * here_j

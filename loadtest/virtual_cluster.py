@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import itertools
 import random
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from loadtest.autoscalers import Observation, Traffic
 from loadtest.events import EventQueue
-from loadtest.outcomes import Outcomes, OutcomeTable
+from loadtest.outcomes import Outcomes
+from loadtest.records import Balance, EnergyParts, Loss, Mark, RunRecord, Sample
 from loadtest.replica_pool import ReplicaPool
 from loadtest.simulated_gateway import SimulatedGateway
 from scheduler.policies import make_policy
@@ -31,137 +31,12 @@ if TYPE_CHECKING:
     from loadtest.traces import TraceRequest
     from loadtest.workloads import Workload
     from scheduler.fleet import Variant
-    from scheduler.plans import NodeGroupName, Slot
     from scheduler.requests import ReplicaId, VariantName
 
 # Streams that still run when no more requests come are given this long.
 DRAIN_S = 1800.0
 # Reports of replicas that start together are spread over the period by this irrational step.
 GOLDEN = 0.6180339887498949
-
-
-class Loss(NamedTuple):
-    """Something breaks.
-
-    Attributes:
-        at_s: when.
-        node: a whole node rather than a single replica; one of those that serve, by chance.
-
-    """
-
-    at_s: float
-    node: bool = False
-
-
-class EnergyParts(NamedTuple):
-    """Where the joules of a cluster went.
-
-    Attributes:
-        prefill_j: of requests.
-        decode_j: of requests.
-        idle_j: of replicas that were awake with nothing to do.
-        start_j: for bringing replicas up.
-        node_j: of nodes that were on, without accelerators.
-        bare_j: of accelerators without a replica on nodes that were on.
-        boot_j: for booting nodes.
-
-    """
-
-    prefill_j: float = 0.0
-    decode_j: float = 0.0
-    idle_j: float = 0.0
-    start_j: float = 0.0
-    node_j: float = 0.0
-    bare_j: float = 0.0
-    boot_j: float = 0.0
-
-    @property
-    def total_j(self) -> float:
-        """All of it."""
-        return sum(self)
-
-    def minus(self, before: EnergyParts) -> EnergyParts:
-        """What came since then."""
-        return EnergyParts(*(now - then for now, then in zip(self, before, strict=True)))
-
-
-class Balance(NamedTuple):
-    """Where the requests are that have come: the first is the sum of the others, always."""
-
-    injected: int
-    completed: int
-    running: int
-    queued: int
-    shed: int
-    failed: int
-
-
-class Sample(NamedTuple):
-    """The cluster at one instant.
-
-    Attributes:
-        at_s: the instant.
-        power_w: mean since the sample before.
-        awake: replicas that serve, by slot.
-        nodes_on: by group, booting ones included.
-        running: requests in batches.
-        queued: requests that wait.
-        arrived: requests since the sample before.
-
-    """
-
-    at_s: float
-    power_w: float
-    awake: Mapping[Slot, int]
-    nodes_on: Mapping[NodeGroupName, int]
-    running: int
-    queued: int
-    arrived: int
-
-
-class Mark(NamedTuple):
-    """Totals at one instant.
-
-    Attributes:
-        at_s: the instant.
-        energy: used so far.
-        completion_tokens: generated so far.
-
-    """
-
-    at_s: float
-    energy: EnergyParts
-    completion_tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class RunRecord:
-    """Everything that a run has left.
-
-    Attributes:
-        policy: that routed.
-        autoscaler: that scaled.
-        seed: of chance.
-        workload: its name.
-        outcomes: of all requests.
-        begin: totals when measuring began.
-        end: totals when the last request had come.
-        samples: on a period, of the whole run.
-        balance: when all was over.
-        replicas_started: those of the beginning included.
-
-    """
-
-    policy: str
-    autoscaler: str
-    seed: int
-    workload: str
-    outcomes: OutcomeTable
-    begin: Mark
-    end: Mark
-    samples: tuple[Sample, ...]
-    balance: Balance
-    replicas_started: int
 
 
 class VirtualCluster:

@@ -16,6 +16,7 @@ from scheduler.requests import ModelName, VariantName
 from scheduler.steps import AffineSteps, ModelShape, first_principles
 from serve.attribution import Ledger
 from serve.checkpoints import HubError, materialize
+from serve.config import CPU
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,6 +35,8 @@ _UNIT_BITS = 8
 _NARROW_BYTES = 0.5
 # Prompts are looked up in the prefix cache in blocks of so many tokens; vLLM's default.
 _PREFIX_BLOCK_TOKENS = 16
+# Its attention kernels on CPUs take multiples of 32.
+_CPU_PREFIX_BLOCK_TOKENS = 32
 # Share of the way from context power to TDP that the echo engine pretends to draw.
 _ECHO_BUSY_SHARE = 0.6
 # Its KV cache, in full contexts for each place in the batch: never what limits it.
@@ -73,7 +76,9 @@ def _prefix_block_tokens(entry: VariantConfig) -> int:
     if entry.engine == "echo" or entry.engine_options.get("enable_prefix_caching") is False:
         return 0
     given = entry.engine_options.get("block_size")
-    return given if isinstance(given, int) else _PREFIX_BLOCK_TOKENS
+    if isinstance(given, int):
+        return given
+    return _CPU_PREFIX_BLOCK_TOKENS if entry.accelerator == CPU else _PREFIX_BLOCK_TOKENS
 
 
 def ledger(entry: VariantConfig) -> Ledger:

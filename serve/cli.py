@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import asdict
+from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -60,9 +61,8 @@ PortOption = Annotated[
 
 def main() -> None:
     """Run the command line; what can go wrong becomes one line and exit code 1."""
-    _add_commands_of_other_rooms()
     try:
-        app()
+        whole_app()()
     except (ConfigFileError, ClusterError, CheckpointError, JouleserveClientError) as error:
         ERR.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)
@@ -70,10 +70,12 @@ def main() -> None:
         sys.exit(130)
 
 
-def _add_commands_of_other_rooms() -> None:
-    """Add what announces itself as a command, since this room may not import all others."""
+@cache
+def whole_app() -> typer.Typer:
+    """Add to this room's commands those that others announce, for it may not import them."""
     for entry in entry_points(group=COMMANDS):
         app.command(entry.name)(entry.load())
+    return app
 
 
 @app.command()

@@ -38,6 +38,9 @@ RAY_ENVIRONMENT: Mapping[str, str] = {
     # Old HAProxy processes live on after a reload for the streams they carry; Ray's 120 s would
     # cut those that last longer.
     "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "3600",
+    # Ray would keep a gateway's port unused for as long; with one application an old process
+    # that still knows the port can only reach another gateway of ours.
+    "RAY_SERVE_PORT_QUARANTINE_S": "60",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 """Must be set in every Ray process before it starts, on every node."""

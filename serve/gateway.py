@@ -50,6 +50,7 @@ SWEEP_PERIOD_S = 1.0
 SERVICES = ("", "jouleserve.v1.Inference", "jouleserve.v1.Cluster")
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
 api = FastAPI(title="Jouleserve")
 
@@ -176,7 +177,8 @@ class Gateway:
         """The same, again whenever it changes."""
         told = None
         while True:
-            if (health := self._health()) != told:
+            health = self._health() if request.service in SERVICES else UNKNOWN
+            if health != told:
                 told = health
                 yield health_pb2.HealthCheckResponse(status=health)
             await asyncio.sleep(SWEEP_PERIOD_S)

@@ -85,6 +85,7 @@ def _trace(journey: Journey) -> None:
     _engine_phases(journey, root)
     if isinstance(journey.error, Exception):
         root.record_exception(journey.error)
+        root.set_status(telemetry.ERROR)
     root.end()
 
 

@@ -18,12 +18,13 @@ from loadtest.autoscalers import EverythingAwake
 from loadtest.descriptions import ClusterDescription, GatewaySettings, ServiceClass
 from loadtest.events import EventQueue
 from loadtest.kv_cache import KvCache, KvHolding
+from loadtest.records import Loss
 from loadtest.replica_pool import Target
 from loadtest.sequences import Sequence
 from loadtest.simulated_replica import EngineSettings, SimulatedReplica
-from loadtest.step_runs import Series, StepRun, decode_run
+from loadtest.step_runs import StepRun, decode_run
 from loadtest.traces import TraceRequest
-from loadtest.virtual_cluster import Loss, VirtualCluster
+from loadtest.virtual_cluster import VirtualCluster
 from loadtest.workloads import Workload
 from scheduler.fleet import Variant
 from scheduler.plans import NodeGroup, NodeGroupName, Placement, Slot
@@ -73,7 +74,7 @@ def variant(name: str = "bf16", kv_tokens: int = 40_000, max_batch: int = 8) -> 
 def test_a_leap_is_its_steps(
     first: float, slope: float, steps: int, start: float, when: float
 ) -> None:
-    run = StepRun(start, steps, Series(first, slope), Series(1.0))
+    run = StepRun(start, steps, first, 1.0, slope)
     ends = [start]
     for number in range(steps):
         ends.append(ends[-1] + first + slope * number)
@@ -98,10 +99,10 @@ def test_leaps_over_a_bent_model_stay_exact(batch: int, context: int, most: int)
     run = decode_run(model, 0.0, batch, context, most)
     assert 1 <= run.steps <= most
     contexts = [context + batch * number for number in range(run.steps)]
-    assert run.time.total(run.steps) == pytest.approx(
+    assert run.time_s(run.steps) == pytest.approx(
         sum(model.decode_s(batch, each) for each in contexts), rel=1e-7
     )
-    assert run.energy.total(run.steps) == pytest.approx(
+    assert run.decode_j(run.steps) == pytest.approx(
         sum(model.decode_j(batch, each) for each in contexts), rel=1e-7
     )
 

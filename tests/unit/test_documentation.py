@@ -25,7 +25,7 @@ from protos.jouleserve.v1 import cluster_pb2, inference_pb2_grpc
 from protos.jouleserve.v1 import inference_pb2 as pb
 from serve import config_file
 from serve import errors as server_errors
-from serve.cli import app
+from serve.cli import whole_app
 from serve.deployment import RAY_ENVIRONMENT
 
 if TYPE_CHECKING:
@@ -218,7 +218,7 @@ def check_command(words: list[str]) -> None:
 
 def check_jouleserve(arguments: list[str]) -> None:
     """Parse with the real command line; nothing is run."""
-    command: Any = typer.main.get_command(app)
+    command: Any = typer.main.get_command(whole_app())
     words = arguments[: arguments.index(">")] if ">" in arguments else arguments
     while hasattr(command, "commands") and words and not words[0].startswith("-"):
         assert words[0] in command.commands
