@@ -223,7 +223,8 @@ def check_jouleserve(arguments: list[str]) -> None:
     while hasattr(command, "commands") and words and not words[0].startswith("-"):
         assert words[0] in command.commands
         command, words = command.commands[words[0]], words[1:]
-    command.make_context(command.name, list(words))
+    if words:  # A command that is only named may need more.
+        command.make_context(command.name, list(words))
     for word in words:
         if word.endswith(".yaml"):
             assert (ROOT / word).is_file()
