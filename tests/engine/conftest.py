@@ -1,4 +1,4 @@
-"""The default cluster of `jouleserve up`, with real replicas, once for all tests here."""
+"""The default cluster of `jouleserve up`, with real replicas, once for a module."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Cluster(NamedTuple):
     http_url: str
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     found = ports.reserve()
     grpc_port, http_port = found.gateways_grpc.first, found.gateways_http.first

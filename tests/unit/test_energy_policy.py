@@ -73,7 +73,7 @@ def test_work_goes_to_the_busy_replica_rather_than_waking_an_idle_one() -> None:
 
 
 def test_busy_replicas_are_filled_rather_than_evened_out() -> None:
-    decision = decide(view("few", running=5), view("some", running=30), view("many", running=80))
+    decision = decide(view("few", running=5), view("some", running=15), view("many", running=30))
     assert decision.replica == "many"
     assert decision.ranking == ("some", "few")
 
