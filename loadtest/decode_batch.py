@@ -18,9 +18,10 @@ class DecodeBatch:
     """Decoding sequences, counted.
 
     Attributes:
+        size: sequences that decode now.
         step: decode steps so far, since the replica started.
         context_tokens: prompts and completions of all of them.
-        generated_tokens: by decoding and by `count_first`, since the replica started.
+        generated_tokens: since the replica started; whoever computes prompts adds their first.
         energy_j: of decode steps, since the replica started.
 
     """
@@ -33,10 +34,12 @@ class DecodeBatch:
         "context_tokens",
         "energy_j",
         "generated_tokens",
+        "size",
         "step",
     )
 
     def __init__(self, kv: KvCache) -> None:
+        self.size = 0
         self.step = 0
         self.context_tokens = 0
         self.generated_tokens = 0
@@ -47,15 +50,13 @@ class DecodeBatch:
         # By the step with which each ends; one that has left meanwhile counts no more.
         self._ends: list[tuple[int, int, int, Sequence]] = []
 
-    def __len__(self) -> int:
-        return len(self._members)
-
     def __contains__(self, sequence: Sequence) -> bool:
         return sequence.number in self._members
 
     def join(self, sequence: Sequence) -> None:
         """Decode a sequence from the next step on; its prompt and first token are there."""
         self._members.add(sequence.number)
+        self.size += 1
         sequence.joined_step = self.step
         sequence.decode_mark_j = self._share_j
         self._kv.join(sequence.kv, self.step)
@@ -66,6 +67,7 @@ class DecodeBatch:
     def leave(self, sequence: Sequence) -> None:
         """Decode it no more, and close its books: tokens, energy, KV cache."""
         self._members.remove(sequence.number)
+        self.size -= 1
         sequence.generated += self.step - sequence.joined_step
         sequence.decode_j += self._share_j - sequence.decode_mark_j
         # The token generated last is not in the cache yet.
@@ -74,17 +76,17 @@ class DecodeBatch:
 
     def advance(self, steps: int, energy_j: float) -> None:
         """Decode so many steps."""
-        batch = len(self._members)
+        tokens = steps * self.size
         self._kv.grow(self.step, steps)
         self.step += steps
-        self.context_tokens += steps * batch
-        self.generated_tokens += steps * batch
+        self.context_tokens += tokens
+        self.generated_tokens += tokens
         self.charge(energy_j)
 
     def charge(self, energy_j: float) -> None:
         """Share energy among the sequences, without a token."""
         self.energy_j += energy_j
-        self._share_j += energy_j / len(self._members)
+        self._share_j += energy_j / self.size
 
     def steps_left(self) -> int:
         """Steps until the next sequence ends; there must be one."""

@@ -8,6 +8,7 @@ same every time.
 from __future__ import annotations
 
 import heapq
+import itertools
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class EventQueue:
     def __init__(self) -> None:
         self.now_s = 0.0
         self._heap: list[tuple[float, int, int, Callable[[], None]]] = []
-        self._scheduled = 0
+        self._numbers = itertools.count()
 
     def __len__(self) -> int:
         return len(self._heap)
@@ -39,8 +40,7 @@ class EventQueue:
 
         Simultaneous events of one rank happen in the order of these calls.
         """
-        self._scheduled += 1
-        heapq.heappush(self._heap, (at_s, rank, self._scheduled, act))
+        heapq.heappush(self._heap, (at_s, rank, next(self._numbers), act))
 
     def run_until(self, end_s: float) -> None:
         """Let everything happen up to and including that instant, and stand there."""

@@ -33,12 +33,14 @@ class EngineSettings:
     Attributes:
         max_batched_tokens: that a step computes, decoded and prompt tokens together.
         block_tokens: of a KV block.
+        totals: let reports carry sums over steps, for gateways that calibrate by them.
         leap: take equal steps at once; False only to test that it makes no difference.
 
     """
 
     max_batched_tokens: int = 8192
     block_tokens: int = 16
+    totals: bool = False
     leap: bool = True
 
 
@@ -102,7 +104,7 @@ class SimulatedReplica:
         self.ended = False
         self.started_at_s = events.now_s
         self.kv = KvCache(variant.kv_capacity_tokens, settings.block_tokens)
-        self.load = ReplicaLoad(events.now_s)
+        self.load = ReplicaLoad(events.now_s, totalled=settings.totals)
         self.settled_j = 0.0
         self.reported_at_s: list[float] = []
         self._settings = settings
@@ -181,16 +183,16 @@ class SimulatedReplica:
             seen_at_s: when the report will reach the gateway.
 
         """
-        now_s, run, kv = self._events.now_s, self._run, self.kv
-        energy_j = self._prefill_j + self._batch.energy_j + self._idle_j
-        used, batch, steps = kv.used_blocks, kv.decoding, 0
+        now_s, run, kv, batch = self._events.now_s, self._run, self.kv, self._batch
+        energy_j = self._prefill_j + batch.energy_j + self._idle_j
+        used, steps = kv.used_blocks, 0
         if run is None:
             energy_j += self.variant.context_power_w * (now_s - self._idle_since_s)
         else:
             steps = run.completed(now_s)
-            energy_j += sum(_spent(run, now_s, steps))
-            if steps and batch:
-                used += kv.growth(self._batch.step, steps)
+            if steps and batch.size:
+                energy_j += run.decode_j(steps)
+                used += kv.growth(batch.step, steps)
         return self.load.report(
             now_s,
             seen_at_s,
@@ -201,7 +203,6 @@ class SimulatedReplica:
             run=run,
             steps=steps,
             batch=batch,
-            context_tokens=self._batch.context_tokens,
         )
 
     def energy(self, now_s: float) -> ReplicaEnergy:
@@ -233,7 +234,7 @@ class SimulatedReplica:
     def completion_tokens(self, now_s: float) -> int:
         """Tokens that it has generated up to an instant from the latest event on."""
         steps = 0 if self._run is None else self._run.completed(now_s)
-        return self._batch.generated_tokens + steps * len(self._batch)
+        return self._batch.generated_tokens + steps * self._batch.size
 
     # ── steps ───────────────────────────────────────────────────────────────
 
@@ -248,7 +249,7 @@ class SimulatedReplica:
             self._schedule_prefill(admitting=not preempted)
         if self._chunks:
             self._run = self._mixed_step(now_s)
-        elif self._batch:
+        elif self._batch.size:
             # Whoever waits after a preemption may find room in the very next step.
             self._run = self._decode_steps(now_s, leap=self._settings.leap and not preempted)
         else:
@@ -258,7 +259,7 @@ class SimulatedReplica:
         self._events.at(self._run.ends_at_s, partial(self._end, self._version), LAST)
 
     def _mixed_step(self, now_s: float) -> StepRun:
-        steps, batch = self.variant.steps, len(self._batch)
+        steps, batch = self.variant.steps, self._batch.size
         tokens = sum(chunk for _, chunk in self._chunks)
         step_s, prefill_j, step_j = steps.prefill_s(tokens), steps.prefill_j(tokens), 0.0
         if batch:
@@ -270,7 +271,7 @@ class SimulatedReplica:
         batch, most = self._batch, 1
         if leap:
             most = self.kv.affordable(batch.step, batch.steps_left())
-        return decode_run(self.variant.steps, now_s, len(batch), batch.context_tokens, most)
+        return decode_run(self.variant.steps, now_s, batch.size, batch.context_tokens, most)
 
     def _cut(self) -> None:
         """Look at the queue again when the step under way has ended."""
@@ -285,8 +286,8 @@ class SimulatedReplica:
         if version != self._version or run is None:
             return
         batch = self._batch
-        self.load.ended(run, len(batch), batch.context_tokens)
-        if batch:
+        self.load.ended(run, batch)
+        if batch.size:
             batch.advance(run.steps, run.decode_j(run.steps))
         self._run, self._idle_since_s = None, self._events.now_s
         finished = batch.take_ended()
@@ -331,7 +332,7 @@ class SimulatedReplica:
         self._prefill_j += prefill_j
         for sequence, chunk in self._chunks:
             sequence.prefill_j += prefill_j * chunk / run.prefill_tokens
-        if self._batch:
+        if self._batch.size:
             steps = run.completed(now_s)
             self._batch.advance(steps, run.decode_j(steps))
             self._batch.charge(decode_j - run.decode_j(steps))
@@ -343,7 +344,7 @@ class SimulatedReplica:
     def _make_room(self) -> bool:
         """Give every decoding sequence its next block; say whether one had to go for it."""
         preempted = False
-        while self._batch and self.kv.growth(self._batch.step, 1) > self.kv.free_blocks:
+        while self._batch.size and self.kv.growth(self._batch.step, 1) > self.kv.free_blocks:
             self._preempt(next(reversed(self._running.values())))
             preempted = True
         return preempted
@@ -352,7 +353,7 @@ class SimulatedReplica:
         """Fill the token budget with prompts: those begun first, then waiting ones."""
         # Decoding sequences take their blocks after prompts have: keep these free.
         self.kv.reserved_blocks = self.kv.growth(self._batch.step, 1)
-        budget = self._settings.max_batched_tokens - len(self._batch)
+        budget = self._settings.max_batched_tokens - self._batch.size
         for sequence in self._prefilling.values():
             if not budget:
                 break

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -71,6 +72,8 @@ class VirtualCluster:
             sample_s: between samples.
 
         """
+        if cluster.gateway.calibrated:
+            cluster = replace(cluster, engine=replace(cluster.engine, totals=True))
         self.events = EventQueue()
         self.pool = ReplicaPool(cluster, self.events, self)
         self._cluster = cluster
