@@ -11,7 +11,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from loadtest.descriptions import slot_of
+from loadtest.descriptions import everything, slot_of
 from loadtest.replica_pool import Target
 from scheduler.capacity import capability
 
@@ -89,7 +89,7 @@ class EverythingAwake:
     period_s = 60.0
 
     def __init__(self, cluster: ClusterDescription) -> None:
-        self._target = Target(_everything(cluster))
+        self._target = Target(everything(cluster))
 
     def initial(self) -> Target:
         """The same as ever."""
@@ -114,9 +114,9 @@ class StaticPeak:
             peak_share: of the cluster's highest rate, 0 to 1.
 
         """
-        everything = _everything(cluster)
+        most = everything(cluster)
         share = min(1.0, peak_share)
-        replicas = {slot: math.ceil(count * share) for slot, count in everything.items()}
+        replicas = {slot: math.ceil(count * share) for slot, count in most.items()}
         self._target = Target(replicas, _nodes_for(cluster, replicas))
 
     def initial(self) -> Target:
@@ -202,10 +202,10 @@ class QueueBased:
         self._cluster = cluster
         self._settings = settings
         self._deployments = {}
-        everything = _everything(cluster)
+        most = everything(cluster)
         for placement in cluster.placements:
             slot = slot_of(placement)
-            ceiling = everything[slot]
+            ceiling = most[slot]
             floor = min(ceiling, max(placement.min_replicas, settings.min_replicas))
             target = self._target_requests(placement, demands)
             self._deployments[slot] = _Deployment(target, floor, ceiling)
@@ -238,26 +238,6 @@ class QueueBased:
         able = [capability(variant, demand) for demand in demands]
         batches = [each.batch for each in able if each is not None]
         return max(1.0, self._settings.target_share * min(batches, default=1.0))
-
-
-def _everything(cluster: ClusterDescription) -> dict[Slot, int]:
-    """Fill all nodes; placements that share a group get alternating nodes' worth of it."""
-    counts = {slot_of(placement): 0 for placement in cluster.placements}
-    for name, group in cluster.groups.items():
-        sharing = [each for each in cluster.placements if each.group == name]
-        free = [group.accelerators_per_node] * group.max_nodes
-        turn = 0
-        while sharing:
-            placement = sharing[turn % len(sharing)]
-            slot = slot_of(placement)
-            node = next((n for n, left in enumerate(free) if left >= placement.accelerators), None)
-            if node is None or counts[slot] >= cluster.ceiling(placement):
-                sharing.remove(placement)
-                continue
-            free[node] -= placement.accelerators
-            counts[slot] += 1
-            turn += 1
-    return counts
 
 
 def _nodes_for(

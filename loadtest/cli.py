@@ -44,7 +44,7 @@ def simulate(  # noqa: PLR0913 (one argument for each option)
     ] = None,
     load: Annotated[
         list[float] | None,
-        typer.Option(help="Mean rate as a share of the fleet's highest within objectives."),
+        typer.Option(help="Mean rate as a share of the fleet's highest that keeps objectives."),
     ] = None,
     seed: Annotated[list[int] | None, typer.Option(help="Repeatable; runs are paired.")] = None,
     arrivals: Annotated[
@@ -63,6 +63,10 @@ def simulate(  # noqa: PLR0913 (one argument for each option)
     ] = 0.0,
     lose_node: Annotated[
         list[float] | None, typer.Option(help="A node breaks after so many seconds; repeatable.")
+    ] = None,
+    full_rate: Annotated[
+        float | None,
+        typer.Option(min=1e-6, help="Requests/s that a load of 1 is; by default found by trial."),
     ] = None,
     bound: Annotated[bool, typer.Option(help="Compute the lower bounds.")] = True,
     jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
@@ -87,12 +91,13 @@ def simulate(  # noqa: PLR0913 (one argument for each option)
             belief_error=belief_error,
             losses=tuple(Loss(at_s, node=True) for at_s in lose_node or ()),
             bounded=bound,
+            rate_at_full_load=full_rate,
         )
         cases = cases_of(
             load or [0.2],
             seed or [0],
             _known_policies(policy or ["power_of_two", "energy"]),
-            autoscaler or ["everything_awake", "planner"],
+            _known_autoscalers(autoscaler or ["everything_awake", "planner"]),
         )
         _run(experiment, cases, out, jobs, "png" if png else "svg")
     except LoadtestError as error:
@@ -101,11 +106,12 @@ def simulate(  # noqa: PLR0913 (one argument for each option)
 
 
 def _run(experiment: Experiment, cases: Sequence[Case], out: Path, jobs: int, kind: str) -> None:
-    from loadtest.comparisons import compare
+    from loadtest.comparisons import compare, with_rate
     from loadtest.plots import save_plots
     from loadtest.tables import comparison_table
 
     out.mkdir(parents=True, exist_ok=True)
+    experiment = with_rate(experiment)
     runs: list[CaseRun] = []
     progress = Console(stderr=True)
     for run in track(
@@ -116,6 +122,7 @@ def _run(experiment: Experiment, cases: Sequence[Case], out: Path, jobs: int, ki
     console = Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH)
     table = comparison_table(runs)
     console.print(table)
+    console.print(f"100 % load is {experiment.rate_at_full_load:.4g} requests/s", highlight=False)
     with (out / "comparison.txt").open("w", encoding="utf-8") as file:
         Console(file=file, width=_PIPE_WIDTH).print(table)
     save_plots(runs, out, kind)
@@ -150,6 +157,15 @@ def _known_policies(names: list[str]) -> list[str]:
             make_policy(name)
         except ValueError as error:
             raise LoadtestError(str(error)) from error
+    return names
+
+
+def _known_autoscalers(names: list[str]) -> list[str]:
+    from loadtest.comparisons import AUTOSCALERS
+
+    for name in names:
+        if name not in AUTOSCALERS:
+            raise LoadtestError(f"no autoscaler {name!r}; known: {', '.join(AUTOSCALERS)}")
     return names
 
 

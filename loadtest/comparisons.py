@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import random
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -17,7 +17,7 @@ import numpy as np
 from loadtest import arrivals
 from loadtest.autoscalers import EverythingAwake, QueueBased, QueueSettings, StaticPeak
 from loadtest.beliefs import mistaken
-from loadtest.descriptions import highest_rate
+from loadtest.capacities import highest_rate
 from loadtest.errors import LoadtestError
 from loadtest.lengths import LogNormalLengths, TraceLengths
 from loadtest.outcomes import Status
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from loadtest.autoscalers import Autoscaler
     from loadtest.descriptions import ClusterDescription
+    from loadtest.lengths import LengthSource
     from loadtest.records import Loss, RunRecord, Sample
     from loadtest.traces import Trace
     from loadtest.workloads import Workload
@@ -117,6 +118,7 @@ class Experiment:
         belief_error: share by which the scheduler's profiles may be off.
         losses: what breaks, and when.
         bounded: compute the bounds.
+        rate_at_full_load: requests/s that a load of 1 stands for; None to find it by trial.
 
     """
 
@@ -130,6 +132,12 @@ class Experiment:
     belief_error: float = 0.0
     losses: tuple[Loss, ...] = ()
     bounded: bool = True
+    rate_at_full_load: float | None = None
+
+    @property
+    def length_source(self) -> LengthSource:
+        """Where lengths come from when arrivals are not those of a trace."""
+        return self.lengths if self.trace is None else TraceLengths(self.trace)
 
     @property
     def means(self) -> tuple[float, float]:
@@ -156,6 +164,7 @@ def compare(experiment: Experiment, cases: Sequence[Case], jobs: int = 1) -> Ite
         LoadtestError: a case cannot be run.
 
     """
+    experiment = with_rate(experiment)
     groups = [
         tuple(group)
         for _, group in itertools.groupby(cases, key=lambda case: (case.load, case.seed))
@@ -197,6 +206,22 @@ def _run_list(experiment: Experiment, cases: Sequence[Case]) -> list[CaseRun]:
     return list(run_cases(experiment, cases))
 
 
+def with_rate(experiment: Experiment) -> Experiment:
+    """Find out what a load of 1 stands for, if it is not known yet.
+
+    Raises:
+        LoadtestError: the fleet cannot keep the objectives at any rate.
+
+    """
+    if experiment.rate_at_full_load is not None:
+        return experiment
+    rate = highest_rate(experiment.cluster, experiment.length_source, experiment.means)
+    if rate <= 0:
+        name = experiment.cluster.name
+        raise LoadtestError(f"fleet {name} cannot keep its objectives at any rate")
+    return replace(experiment, rate_at_full_load=rate)
+
+
 def workload_of(experiment: Experiment, load: float, seed: int) -> Workload:
     """Make the requests of a load and a seed.
 
@@ -204,18 +229,15 @@ def workload_of(experiment: Experiment, load: float, seed: int) -> Workload:
         LoadtestError: the fleet cannot keep the objectives at any rate.
 
     """
-    cluster = experiment.cluster
-    highest = highest_rate(cluster, *experiment.means)
-    if highest <= 0:
-        raise LoadtestError(f"fleet {cluster.name} cannot keep its objectives at any rate")
-    rate, rng = load * highest, np.random.default_rng(seed)
+    cluster, full = experiment.cluster, with_rate(experiment).rate_at_full_load or 0.0
+    rate, rng = load * full, np.random.default_rng(seed)
     trace, duration_s = experiment.trace, experiment.duration_s
     if experiment.arrivals == "trace":
         if trace is None:
             raise LoadtestError("arrivals as in a trace need a trace")
         return replay(trace, rate, duration_s, cluster.shares, rng)
     times = _times(experiment, rate, rng)
-    lengths = experiment.lengths if trace is None else TraceLengths(trace)
+    lengths = experiment.length_source
     name = experiment.arrivals if trace is None else f"{experiment.arrivals}-{trace.name}"
     blocks = {} if trace is None else {"block_tokens": trace.block_tokens}
     return synthesize(name, times, duration_s, lengths, cluster.shares, rng, **blocks)

@@ -121,36 +121,51 @@ def slot_of(placement: Placement) -> Slot:
     return Slot(placement.variant, placement.group)
 
 
-def highest_rate(
+def everything(cluster: ClusterDescription) -> dict[Slot, int]:
+    """Fill all nodes, in turns where placements share a group."""
+    counts = {slot_of(placement): 0 for placement in cluster.placements}
+    for name, group in cluster.groups.items():
+        sharing = [each for each in cluster.placements if each.group == name]
+        free = [group.accelerators_per_node] * group.max_nodes
+        turn = 0
+        while sharing:
+            placement = sharing[turn % len(sharing)]
+            slot = slot_of(placement)
+            node = next((n for n, left in enumerate(free) if left >= placement.accelerators), None)
+            if node is None or counts[slot] >= cluster.ceiling(placement):
+                sharing.remove(placement)
+                continue
+            free[node] -= placement.accelerators
+            counts[slot] += 1
+            turn += 1
+    return counts
+
+
+def fluid_rate(
     cluster: ClusterDescription, prompt_tokens: float, completion_tokens: float
 ) -> float:
-    """Requests/s that the whole cluster can carry within its objectives: 100 % load.
+    """Requests/s that everything together carries within its objectives, chance aside.
 
-    Every node group runs the variant that carries most on it, service classes come in
-    their shares, and each replica is at the rate of `scheduler.capacity.capability`, the
-    largest batch that keeps TTFT and TPOT: what the planner may reckon with too.
+    Service classes come in their shares, all requests of one are alike, and each replica is
+    at the rate of `scheduler.capacity.capability`: the largest batch that keeps TTFT and
+    TPOT. Real traffic, with long and short requests in irregular gaps, misses objectives
+    well below that: see `loadtest.capacities`.
     """
+    counts = everything(cluster)
     weight = sum(each.share for each in cluster.classes.values())
     seconds = 0.0
     for each in cluster.classes.values():
         demand = Demand(cluster.model, each.objective, 1.0, prompt_tokens, completion_tokens)
+        able = {
+            placement: capability(cluster.variants[placement.variant], demand)
+            for placement in cluster.placements
+        }
         rate = sum(
-            max(
-                (
-                    _placed_rate(cluster, placement, demand)
-                    for placement in cluster.placements
-                    if placement.group == group
-                ),
-                default=0.0,
-            )
-            for group in cluster.groups
+            counts[slot_of(placement)] * its.requests_per_s
+            for placement, its in able.items()
+            if its is not None
         )
         if rate <= 0:
             return 0.0
         seconds += each.share / weight / rate
     return 1.0 / seconds
-
-
-def _placed_rate(cluster: ClusterDescription, placement: Placement, demand: Demand) -> float:
-    able = capability(cluster.variants[placement.variant], demand)
-    return 0.0 if able is None else able.requests_per_s * cluster.ceiling(placement)

@@ -117,9 +117,11 @@ class FleetBoard:
 
     def drain(self, replica: ReplicaId) -> None:
         """Give a replica no new work from now on; nothing if it is unknown."""
-        if replica in self._variant_of:
-            rows = self._rows(self._variant_of[replica])
-            self._put(rows, replica, rows.views[replica].report, draining=True)
+        self._set_draining(replica, draining=True)
+
+    def resume(self, replica: ReplicaId) -> None:
+        """Give a replica new work again; nothing if it is unknown."""
+        self._set_draining(replica, draining=False)
 
     def leave(self, replica: ReplicaId) -> None:
         """Forget a replica; nothing if it is unknown."""
@@ -169,6 +171,11 @@ class FleetBoard:
         rows = self._models[variant.model]
         rows.variants = self._siblings(variant.model)
         rows.rearrange()
+
+    def _set_draining(self, replica: ReplicaId, *, draining: bool) -> None:
+        if replica in self._variant_of:
+            rows = self._rows(self._variant_of[replica])
+            self._put(rows, replica, rows.views[replica].report, draining=draining)
 
     def _rows(self, variant: VariantName) -> _ModelRows:
         return self._models[self._variants[variant].model]

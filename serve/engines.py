@@ -120,8 +120,13 @@ class Engines:
 
     def _members(self, variant: VariantName, replicas: Mapping[str, str]) -> None:
         for name, node in replicas.items():
-            if name not in self.links:
-                self._link(ReplicaId(name), variant, node)
+            replica = ReplicaId(name)
+            known = self.links.get(replica)
+            if known is None:
+                self._link(replica, variant, node)
+            elif known.state is LinkState.DRAINING:  # Ray listed it no more, and does again
+                known.resume()
+                self._board.resume(replica)
         for replica, link in list(self.links.items()):
             if link.variant == variant and replica not in replicas:
                 link.drain()

@@ -79,6 +79,12 @@ class Link:
         """Take no new streams; whoever keeps the books closes the link after the last one."""
         self.state = LinkState.DRAINING
 
+    def resume(self) -> None:
+        """Take new streams again, from the next frame on; connect anew if it had broken."""
+        self.state = LinkState.STARTING
+        if self._task is None or self._task.done():
+            self.start()
+
     def close(self) -> None:
         """Disconnect."""
         if self._task is not None:

@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from scheduler.fleet import ReplicaReport
@@ -136,6 +136,9 @@ class Play:
         return among[pick % len(among)]
 
 
+RETURN = ["leave", "lose", "join", "accept"]
+
+
 async def read_to_failure(stream: Stream) -> None:
     """Read on until the stream raises what it should; anything else is not caught."""
     try:
@@ -176,6 +179,8 @@ def test_when_every_attempt_has_ended_no_lease_is_left(
     asyncio.run(run())
 
 
+# A replica that broke while it drained, and is listed again, reports again.
+@example([("begin", "a", 0), ("begin", "b", 0)] + [(move, "b", 0) for move in RETURN])
 @given(histories)
 def test_a_request_counts_in_the_book_until_a_report_counts_it_and_never_in_both(
     history: list[tuple[str, str, int]],

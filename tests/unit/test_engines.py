@@ -224,6 +224,22 @@ async def test_a_submission_that_fails_fails_the_stream(rig: Rig) -> None:
         await attempt.stream.take()
 
 
+async def test_a_replica_that_ray_lists_again_takes_new_work(rig: Rig) -> None:
+    attempt = begin(rig)
+    rig.membership.publish(LARGE, {})
+    await settle()
+    drained = view(rig, A)
+    assert drained is not None
+    assert drained.draining
+    rig.membership.publish(LARGE, {"a": "node"})
+    await settle()
+    resumed = view(rig, A)
+    assert resumed is not None
+    assert not resumed.draining
+    rig.engines.end(attempt)
+    assert A in rig.engines.links
+
+
 # ── leases that were forgotten ──────────────────────────────────────────────
 
 

@@ -131,6 +131,27 @@ async def test_a_draining_link_goes_on_reading_and_does_not_come_back(line: Line
     assert len(line.books.losses) == 1
 
 
+async def test_a_draining_link_that_resumes_is_awake_at_the_next_frame(line: Line) -> None:
+    await line.say(FRAME)
+    line.link.drain()
+    line.link.resume()
+    await line.say(FRAME)
+    assert line.state() is LinkState.AWAKE
+    assert line.connections == 1
+    line.link.close()
+
+
+async def test_a_drained_link_that_broke_connects_again_when_it_resumes(line: Line) -> None:
+    await line.say(FRAME)
+    line.link.drain()
+    await line.say(None)
+    line.link.resume()
+    await line.say(FRAME)
+    assert line.state() is LinkState.AWAKE
+    assert line.connections == 2
+    line.link.close()
+
+
 async def test_closing_tells_that_nothing_more_will_come(line: Line) -> None:
     await line.say(FRAME)
     line.link.close()

@@ -13,9 +13,12 @@ from loadtest.autoscalers import (
     QueueBased,
     QueueSettings,
 )
+from loadtest.capacities import highest_rate
 from loadtest.cli import app
 from loadtest.comparisons import Experiment, cases_of, compare, workload_of
+from loadtest.descriptions import fluid_rate
 from loadtest.fleets import read_fleet
+from loadtest.lengths import LogNormalLengths
 from loadtest.planned_autoscaler import Planned
 from loadtest.records import Loss
 from loadtest.results import bound_of, measure
@@ -24,7 +27,9 @@ from scheduler.plans import Census, Demand, Slot
 
 FLEETS = Path(__file__).parents[2] / "examples" / "fleets"
 CLUSTER = read_fleet(FLEETS / "8xh100.yaml")
-EXPERIMENT = Experiment(CLUSTER, arrivals="poisson", duration_s=240.0, warmup_s=60.0)
+EXPERIMENT = Experiment(
+    CLUSTER, arrivals="poisson", duration_s=240.0, warmup_s=60.0, rate_at_full_load=90.0
+)
 SLOT = Slot(*(getattr(CLUSTER.placements[0], name) for name in ("variant", "group")))
 
 
@@ -79,7 +84,9 @@ def test_a_queue_goes_up_after_half_a_minute_and_down_after_ten() -> None:
 
 
 def test_compared_cases_get_the_same_requests() -> None:
-    experiment = Experiment(CLUSTER, arrivals="gamma", duration_s=60.0, warmup_s=10.0)
+    experiment = Experiment(
+        CLUSTER, arrivals="gamma", duration_s=60.0, warmup_s=10.0, rate_at_full_load=90.0
+    )
     cases = cases_of([0.1], [1], ["power_of_two", "energy"], ["everything_awake"])
     one, two = compare(experiment, cases)
     assert one.result.requests == two.result.requests
@@ -90,7 +97,7 @@ def test_compared_cases_get_the_same_requests() -> None:
 def test_the_command_writes_table_json_and_plots(tmp_path: Path) -> None:
     arguments = ["simulate", "--fleet", str(FLEETS / "8xh100.yaml"), "--out", str(tmp_path)]
     arguments += ["--duration", "60", "--warmup", "10", "--load", "0.05", "--load", "0.1"]
-    arguments += ["--policy", "power_of_two"]
+    arguments += ["--policy", "power_of_two", "--full-rate", "80"]
     outcome = CliRunner().invoke(app, arguments)
     assert outcome.exit_code == 0, outcome.output
     results = json.loads((tmp_path / "results.json").read_text())
@@ -115,3 +122,10 @@ def test_the_command_names_what_is_wrong(tmp_path: Path, extra: list[str], words
     )
     assert outcome.exit_code == 2
     assert words in outcome.output
+
+
+def test_full_load_is_below_what_the_fluid_model_promises() -> None:
+    cluster = read_fleet(FLEETS / "demo.yaml")
+    lengths = LogNormalLengths(100, 40, most_tokens=400)
+    rate = highest_rate(cluster, lengths, (100, 40))
+    assert 0.2 < rate / fluid_rate(cluster, 100, 40) < 1.0

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from loadtest.autoscalers import EverythingAwake, QueueBased, QueueSettings, StaticPeak
-from loadtest.descriptions import highest_rate
+from loadtest.descriptions import fluid_rate
 from loadtest.errors import DescriptionError
 from loadtest.fleets import read_fleet
 from scheduler.plans import Demand, Slot
@@ -19,7 +19,7 @@ FLEETS = Path(__file__).parents[2] / "examples" / "fleets"
 def test_the_examples_can_serve(path: Path) -> None:
     cluster = read_fleet(path)
     assert cluster.name == path.stem
-    assert highest_rate(cluster, 100, 50) > 0
+    assert fluid_rate(cluster, 100, 50) > 0
     target = EverythingAwake(cluster).initial()
     for name, group in cluster.groups.items():
         held = sum(
