@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from loadtest.descriptions import ClusterDescription
+    from scheduler.fleet import Variant
     from scheduler.plans import Census, Demand, NodeGroupName, Placement, Slot
+    from scheduler.requests import VariantName
 
 
 class Traffic(NamedTuple):
@@ -54,6 +56,7 @@ class Observation(NamedTuple):
         census: replicas and nodes.
         requests: on serving replicas, by slot.
         traffic: by service class.
+        variants: as gateways believe them to be.
 
     """
 
@@ -62,6 +65,7 @@ class Observation(NamedTuple):
     census: Census
     requests: Mapping[Slot, int]
     traffic: tuple[Traffic, ...]
+    variants: Mapping[VariantName, Variant]
 
 
 class Autoscaler(Protocol):

@@ -191,7 +191,7 @@ def run_cases(experiment: Experiment, cases: Sequence[Case]) -> Iterator[CaseRun
         record = VirtualCluster(
             cluster,
             case.policy,
-            make_autoscaler(case.autoscaler, experiment, cluster, load, beliefs),
+            make_autoscaler(case.autoscaler, experiment, cluster, load),
             seed,
             beliefs=beliefs,
             losses=experiment.losses,
@@ -248,7 +248,6 @@ def make_autoscaler(
     experiment: Experiment,
     cluster: ClusterDescription,
     load: float,
-    beliefs: Mapping[VariantName, Variant] | None,
 ) -> Autoscaler:
     """Make an autoscaler for one run.
 
@@ -260,12 +259,12 @@ def make_autoscaler(
         "everything_awake": lambda: EverythingAwake(cluster),
         "static_peak": lambda: StaticPeak(cluster, PEAK_FACTOR * load),
         "queue_based": lambda: QueueBased(cluster, _demands(experiment), QueueSettings()),
-        "planner": lambda: Planned(cluster, beliefs),
+        "planner": lambda: Planned(cluster),
         "planner_keeps_nodes": lambda: Planned(
-            cluster, beliefs, PlannerOptions("planner_keeps_nodes", halts_nodes=False)
+            cluster, PlannerOptions("planner_keeps_nodes", halts_nodes=False)
         ),
         "planner_without_forecast": lambda: Planned(
-            cluster, beliefs, PlannerOptions("planner_without_forecast", forecasts=False)
+            cluster, PlannerOptions("planner_without_forecast", forecasts=False)
         ),
     }
     if name not in makers:

@@ -62,7 +62,7 @@ class GatewaySettings:
     expected_completion_tokens: float = 128.0
     max_tokens: int = 1024
     max_in_flight: int | None = None
-    calibrated: bool = False
+    calibrated: bool = True
     attempts: int = 3
 
 

@@ -164,7 +164,7 @@ class GatewaySection(_Section):
     stale_after_s: Positive = 5.0
     max_tokens: Count = 1024
     max_in_flight: Count | None = None
-    calibrated: bool = False
+    calibrated: bool = True
 
 
 class FleetFile(_Section):

@@ -17,13 +17,9 @@ from scheduler.planning import plan
 from scheduler.plans import Demand, PlanInput, PlanSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from loadtest.autoscalers import Observation, Traffic
     from loadtest.descriptions import ClusterDescription
-    from scheduler.fleet import Variant
     from scheduler.plans import Plan
-    from scheduler.requests import VariantName
 
 # Lengths and cached shares are averaged over about this time.
 MEMORY_S = 600.0
@@ -99,14 +95,12 @@ class Planned:
     def __init__(
         self,
         cluster: ClusterDescription,
-        beliefs: Mapping[VariantName, Variant] | None = None,
         options: PlannerOptions | None = None,
     ) -> None:
         """Know the cluster, and nothing of its traffic.
 
         Args:
             cluster: to be scaled; everything is awake at first.
-            beliefs: what it thinks of the variants, where it errs.
             options: of this autoscaler.
 
         """
@@ -115,7 +109,6 @@ class Planned:
         self.period_s = options.period_s
         self.plans: list[Plan] = []
         self._cluster = cluster
-        self._variants = beliefs or cluster.variants
         self._options = options
         self._settings = options.settings
         self._streams = {name: _Stream() for name in cluster.classes}
@@ -132,7 +125,7 @@ class Planned:
         made = plan(
             PlanInput(
                 census=seen.census,
-                variants=self._variants,
+                variants=seen.variants,
                 groups=self._cluster.groups,
                 placements=self._cluster.placements,
                 demands=self._demands(seen.now_s),

@@ -22,6 +22,7 @@ class Sequence:
         kv: its part of the KV cache.
         generated: tokens so far, counted when the sequence joins or leaves the decoding ones.
         cached_tokens: of the prompt, found in the cache when it first entered the batch.
+        expected_cached_tokens: what a gateway expects of that, until it is known.
         first_token_at_s: when its first token was there; NaN before.
         joined_step: decode step of the replica from which on it decodes.
         decode_mark_j: the replica's energy for each decoding sequence when it joined.
@@ -36,6 +37,7 @@ class Sequence:
         "completion_tokens",
         "decode_j",
         "decode_mark_j",
+        "expected_cached_tokens",
         "first_token_at_s",
         "gateway",
         "generated",
@@ -62,6 +64,7 @@ class Sequence:
         self.kv = KvHolding(hash_ids)
         self.generated = 0
         self.cached_tokens = -1
+        self.expected_cached_tokens = 0
         self.first_token_at_s = math.nan
         self.joined_step = -1
         self.decode_mark_j = 0.0

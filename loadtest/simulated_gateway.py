@@ -19,7 +19,7 @@ from scheduler.leases import Lease, LeaseBook
 from scheduler.lengths import CompletionLengths
 from scheduler.prefixes import PrefixIndex
 from scheduler.requests import Request, RequestId
-from scheduler.routing import NoReplica, route
+from scheduler.routing import Latencies, NoReplica, learn, route
 
 if TYPE_CHECKING:
     import random
@@ -130,6 +130,11 @@ class SimulatedGateway:
         return len(self._calls)
 
     @property
+    def variants(self) -> Mapping[VariantName, Variant]:
+        """As it believes them to be, corrected by what replicas have reported."""
+        return self._board.variants
+
+    @property
     def leases(self) -> int:
         """Leases that it holds."""
         return len(self._leases)
@@ -198,6 +203,7 @@ class SimulatedGateway:
                 request.prompt_tokens,
                 completion_tokens,
                 request.arrived_at_s + LEASE_TTL_S,
+                verdict.cached_tokens,
             )
         )
         if request.prefix_blocks:
@@ -217,6 +223,7 @@ class SimulatedGateway:
             source.hash_ids,
             self.index,
         )
+        sequence.expected_cached_tokens = decision.cached_tokens
         for name in (decision.replica, *decision.ranking):
             replica = self._fabric.find(name)
             if replica is None:
@@ -261,13 +268,22 @@ class SimulatedGateway:
             call = self._calls[sequence.number]
             self._release(sequence.number)
             source = call.source
-            self._lengths.observe(self._model, source.service_class, sequence.generated)
+            self._learn(call, sequence)
             traffic = self.traffic[source.service_class]
             traffic[2] += 1
             traffic[3] += sequence.generated
             traffic[4] += sequence.cached_tokens
             traffic[5] += sequence.prompt_tokens
         self.reported(replica, report)
+
+    def _learn(self, call: Call, sequence: Sequence) -> None:
+        source, tokens = call.source, sequence.generated
+        self._lengths.observe(self._model, source.service_class, tokens)
+        if call.decision is not None:
+            first_s = sequence.first_token_at_s + self._settings.network_s
+            tpot_s = (self._events.now_s - first_s) / (tokens - 1) if tokens > 1 else 0.0
+            met = Latencies(first_s - source.at_s, tpot_s)
+            learn(self._policy, call.request, call.decision, met)
 
     def record(self, replica: SimulatedReplica, sequence: Sequence) -> None:
         """Note a completion, at the moment at which it ends on the replica."""

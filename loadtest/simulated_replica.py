@@ -145,7 +145,7 @@ class SimulatedReplica:
         if self.kv.blocks(most_tokens) > self.kv.capacity_blocks:
             return False
         self._waiting.append(sequence)
-        self.load.pending_tokens += sequence.prompt_tokens
+        self.load.pending_tokens += sequence.prompt_tokens - sequence.expected_cached_tokens
         if self._run is None:
             self._begin()
         elif len(self._waiting) == 1 and len(self._running) < self.variant.max_batch:
@@ -381,7 +381,8 @@ class SimulatedReplica:
         self._waiting.popleft()
         if sequence.cached_tokens < 0:
             sequence.cached_tokens = found
-        self.load.pending_tokens -= found
+        self.load.pending_tokens -= found - sequence.expected_cached_tokens
+        sequence.expected_cached_tokens = 0
         self._running[sequence.number] = self._prefilling[sequence.number] = sequence
         chunk = sequence.kv.tokens - found
         self._chunks.append((sequence, chunk))

@@ -269,6 +269,7 @@ class VirtualCluster:
             self.pool.census(),
             self.pool.requests(),
             tuple(traffic),
+            self._gateways[0].variants,
         )
         self._decided_at_s = now_s
         self.pool.apply(self._autoscaler.decide(seen))

@@ -7,12 +7,13 @@ request: each event costs its own replica only, and a snapshot is a copy of arra
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from scheduler.calibration import Calibration
 from scheduler.fleet import Fleet, ReplicaReport, ReplicaView, Sleeper, Variant
 from scheduler.leases import LeaseBook, replica_view
-from scheduler.outlook import columns, look_ahead, outlooks
+from scheduler.outlook import columns, look_ahead, outlooks, ratio_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,6 +34,23 @@ class _ModelRows:
         self._rows: dict[ReplicaId, int] = {}
         self._matrix: FloatArray = outlooks([])
         self._columns: ModelColumns | None = None
+        self._prefill_tokens_per_s = self._decode_tokens_per_s = 0.0
+
+    def put(self, view: ReplicaView) -> None:
+        """Take another view of a replica."""
+        before = self.views.get(view.replica)
+        if before is None or before.report is not view.report:
+            self._count(view, 1)
+            if before is not None:
+                self._count(before, -1)
+        self.views[view.replica] = view
+        self.stale.add(view.replica)
+
+    def remove(self, replica: ReplicaId) -> None:
+        """Forget a replica."""
+        self._count(self.views.pop(replica), -1)
+        self.stale.discard(replica)
+        self.rearrange()
 
     def snapshot(self, by_name: Mapping[VariantName, Variant]) -> ModelColumns:
         """Renew the columns of stale replicas, and freeze a copy."""
@@ -42,20 +60,29 @@ class _ModelRows:
             ]
             self._matrix = outlooks(pairs)
             self._rows = {replica: row for row, replica in enumerate(self.views)}
+            views = list(self.views.values())
+            ratio = self._prefill_ratio()
             self._columns = columns(
-                self.variants, list(self.views.values()), self._matrix.copy(), self._prefixes
+                self.variants, views, self._matrix.copy(), self._prefixes, ratio
             )
         elif self.stale:
             for replica in self.stale:
                 view = self.views[replica]
                 self._matrix[:, self._rows[replica]] = look_ahead(view, by_name[view.variant])
-            self._columns = self._columns.renewed(self._matrix.copy())
+            self._columns = self._columns.renewed(self._matrix.copy(), self._prefill_ratio())
         self.stale.clear()
         return self._columns
 
     def rearrange(self) -> None:
         """Make everything anew at the next snapshot: a replica came or went."""
         self._columns = None
+
+    def _count(self, view: ReplicaView, sign: int) -> None:
+        self._prefill_tokens_per_s += sign * view.report.prefill_tokens_per_s
+        self._decode_tokens_per_s += sign * view.report.decode_tokens_per_s
+
+    def _prefill_ratio(self) -> float:
+        return ratio_of(self._prefill_tokens_per_s, self._decode_tokens_per_s)
 
 
 class FleetBoard:
@@ -109,8 +136,8 @@ class FleetBoard:
         rows = self._rows(variant)
         known = rows.views.get(replica)
         self._variant_of[replica] = variant
-        self._put(rows, replica, report, draining=known is not None and known.draining)
         self._learn(replica, variant, report)
+        self._put(rows, replica, report, draining=known is not None and known.draining)
         if known is None:
             self._join(replica, variant)
             rows.rearrange()
@@ -127,10 +154,7 @@ class FleetBoard:
         """Forget a replica; nothing if it is unknown."""
         variant = self._variant_of.pop(replica, None)
         if variant is not None:
-            rows = self._rows(variant)
-            del rows.views[replica]
-            rows.stale.discard(replica)
-            rows.rearrange()
+            self._rows(variant).remove(replica)
             if self._prefixes is not None:
                 self._prefixes.forget(replica)
             if variant in self._calibrations:
@@ -143,10 +167,11 @@ class FleetBoard:
                 rows = self._rows(self._variant_of[replica])
                 view = rows.views[replica]
                 self._put(rows, replica, view.report, draining=view.draining)
+        models = self._models.values()
         return Fleet(
             observed_at_s=now_s,
             variants=self._variants,
-            replicas=tuple(view for rows in self._models.values() for view in rows.views.values()),
+            replicas=tuple(chain.from_iterable(rows.views.values() for rows in models)),
             columns={model: rows.snapshot(self._variants) for model, rows in self._models.items()},
             prefixes=self._prefixes,
             sleepers=self.sleepers,
@@ -184,7 +209,5 @@ class FleetBoard:
         self, rows: _ModelRows, replica: ReplicaId, report: ReplicaReport, *, draining: bool
     ) -> None:
         variant = self._variant_of[replica]
-        rows.views[replica] = replica_view(
-            replica, variant, report, self._leases, draining=draining
-        )
-        rows.stale.add(replica)
+        pace = self._calibrations[variant].pace(replica) if self._calibrations else 1.0
+        rows.put(replica_view(replica, variant, report, self._leases, draining=draining, pace=pace))

@@ -57,6 +57,10 @@ COUNTED_WINDOWS = 2.0 / ERROR_WEIGHT - 1.0
 SURENESS = 2.0
 # Relative change of a factor below which a step model is left as it is.
 NOTICEABLE = 0.02
+# Weight of the newest window in a replica's own pace, and how far that may move a prediction:
+# what lies beyond is a stall, not a speed.
+PACE_WEIGHT = 0.2
+PACE_BOUNDS = (0.25, 8.0)
 # Where the joules and seconds of each part are compared, if energy is not measured.
 PROBE_BATCH, PROBE_CONTEXT = 32, 32_768
 
@@ -206,6 +210,7 @@ class Calibration:
         self._energy = FactorFit()
         self._used = (Factors(), Factors())
         self._latest: dict[ReplicaId, StepTotals] = {}
+        self._paces: dict[ReplicaId, float] = {}
 
     def observe(self, replica: ReplicaId, totals: StepTotals) -> bool:
         """Learn from a replica's newest totals; true if `steps` is another model now."""
@@ -221,11 +226,28 @@ class Calibration:
         self._time.observe(_parts(prior.decode_s, prior.prefill_s, window), window.busy_s)
         if window.busy_j > 0:
             self._energy.observe(_parts(prior.decode_j, prior.prefill_j, window), window.busy_j)
-        return self._adopt()
+        if self._adopt():
+            self._paces.clear()
+            return True
+        self._keep_pace(replica, window)
+        return False
+
+    def pace(self, replica: ReplicaId) -> float:
+        """Time that a replica's own steps lately took, over what `steps` says; 1 if unknown."""
+        low, high = PACE_BOUNDS
+        return min(high, max(low, self._paces.get(replica, 1.0)))
 
     def forget(self, replica: ReplicaId) -> None:
         """Expect no more reports of a replica; what it has taught stays."""
         self._latest.pop(replica, None)
+        self._paces.pop(replica, None)
+
+    def _keep_pace(self, replica: ReplicaId, window: StepTotals) -> None:
+        predicted_s = float(_parts(self.steps.decode_s, self.steps.prefill_s, window).sum())
+        ratio = window.busy_s / predicted_s if predicted_s > 0 else 0.0
+        if 1 / ABSURD < ratio < ABSURD:
+            pace = self._paces.get(replica, 1.0)
+            self._paces[replica] = pace + PACE_WEIGHT * (ratio - pace)
 
     def _adopt(self) -> bool:
         """Use the newest factors, unless they are hardly other ones."""

@@ -156,10 +156,12 @@ def headroom(demand: Demand, residence_s: float, risk: float) -> float:
     Arrivals are Poisson, so the number of requests in service has mean and variance λ·S,
     with S the residence of a request: a batch averages over just that long, shorter bursts
     it absorbs. Room for λ·S + z·√(λ·S) of them is room for a rate of λ + z·√(λ/S)
-    (square-root staffing). λ is the forecast's upper rate where it gives one.
+    (square-root staffing). λ is the forecast's upper rate where it gives one. What the
+    forecast may miss and what chance brings are independent: they add up in squares.
     """
     rate = max(demand.requests_per_s, demand.upper_requests_per_s)
-    return rate + risk * math.sqrt(rate / residence_s) - demand.requests_per_s
+    missed = rate - demand.requests_per_s
+    return math.hypot(missed, risk * math.sqrt(rate / residence_s))
 
 
 def _point(variant: Variant, demand: Demand, batch: float) -> _Point:

@@ -7,7 +7,7 @@ only one of them makes any.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,6 +32,19 @@ class Limits:
 
 
 DEFAULT_LIMITS = Limits()
+
+
+class Latencies(NamedTuple):
+    """What a request meets, or is expected to.
+
+    Attributes:
+        ttft_s: time to the first token.
+        tpot_s: mean time per output token after the first; 0 without any.
+
+    """
+
+    ttft_s: float
+    tpot_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +83,7 @@ class Decision:
         cached_tokens: of the prompt, expected in that replica's prefix cache.
         wake: variant of which a further replica would be worth waking, for all that are
             awake are at their limits; None if not, or if none can be woken.
+        predicted: latencies on that replica; None where the policy predicts none.
 
     """
 
@@ -81,6 +95,7 @@ class Decision:
     candidates: tuple[Candidate, ...] = ()
     cached_tokens: int = 0
     wake: VariantName | None = None
+    predicted: Latencies | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,7 +96,8 @@ class ReplicaReport:
         observed_at_s: when it reached the gateway, on the gateway's monotonic clock.
         running_requests: sequences in the engine's batch.
         waiting_requests: accepted but not yet in the batch.
-        pending_prefill_tokens: accepted prompt tokens not yet computed.
+        pending_prefill_tokens: accepted prompt tokens that are yet to be computed, those
+            not counted that gateways expect in the prefix cache.
         context_tokens: tokens of running sequences, prompts and completions.
         kv_cache_usage: share of KV blocks in use, 0 to 1.
         prefill_tokens_per_s: recent rate.
@@ -133,7 +134,9 @@ class ReplicaView:
         booked_requests: leases of this gateway that the report does not know yet.
         booked_prompt_tokens: prompt tokens of those leases.
         booked_completion_tokens: expected completion tokens of those leases.
+        booked_cached_tokens: of those prompts, expected in the prefix cache.
         draining: it finishes its streams and takes no new work.
+        pace: time that its steps lately took, over what the variant's step model says.
 
     """
 
@@ -143,7 +146,9 @@ class ReplicaView:
     booked_requests: int = 0
     booked_prompt_tokens: int = 0
     booked_completion_tokens: float = 0.0
+    booked_cached_tokens: int = 0
     draining: bool = False
+    pace: float = 1.0
 
     @property
     def requests(self) -> int:

@@ -30,6 +30,7 @@ class Lease:
         prompt_tokens: of the request.
         completion_tokens: expected, rounded up, so that totals are exact.
         expires_at_s: when it counts as forgotten, on the gateway's monotonic clock.
+        cached_tokens: of the prompt, expected in the replica's prefix cache.
 
     """
 
@@ -39,6 +40,7 @@ class Lease:
     prompt_tokens: int
     completion_tokens: int
     expires_at_s: float
+    cached_tokens: int = 0
 
 
 class Booked(NamedTuple):
@@ -48,12 +50,14 @@ class Booked(NamedTuple):
         requests: how many leases.
         prompt_tokens: of them.
         completion_tokens: expected of them.
+        cached_tokens: of their prompts.
 
     """
 
     requests: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    cached_tokens: int = 0
 
     def plus(self, lease: Lease, sign: int = 1) -> Booked:
         """Add a lease, or take it away."""
@@ -61,6 +65,7 @@ class Booked(NamedTuple):
             self.requests + sign,
             self.prompt_tokens + sign * lease.prompt_tokens,
             self.completion_tokens + sign * lease.completion_tokens,
+            self.cached_tokens + sign * lease.cached_tokens,
         )
 
 
@@ -163,13 +168,14 @@ class LeaseBook:
             heapq.heapify(self._expiries)
 
 
-def replica_view(
+def replica_view(  # noqa: PLR0913 (a view has that many sides)
     replica: ReplicaId,
     variant: VariantName,
     report: ReplicaReport,
     leases: LeaseBook,
     *,
     draining: bool = False,
+    pace: float = 1.0,
 ) -> ReplicaView:
     """Merge a replica's newest report with what was booked since."""
     booked = leases.booked(replica)
@@ -180,7 +186,9 @@ def replica_view(
         booked_requests=booked.requests,
         booked_prompt_tokens=booked.prompt_tokens,
         booked_completion_tokens=booked.completion_tokens,
+        booked_cached_tokens=booked.cached_tokens,
         draining=draining,
+        pace=pace,
     )
 
 

@@ -8,6 +8,7 @@ thousand replicas is then a dozen vector operations.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
@@ -17,9 +18,9 @@ from numpy.typing import NDArray
 from scheduler.steps import power_line
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
-    from scheduler.fleet import Fleet, ReplicaView, Variant
+    from scheduler.fleet import Fleet, ReplicaReport, ReplicaView, Variant
     from scheduler.prefixes import PrefixIndex
     from scheduler.requests import ModelName, ReplicaId
     from scheduler.steps import StepModel
@@ -28,10 +29,9 @@ FloatArray: TypeAlias = NDArray[np.float64]
 BoolArray: TypeAlias = NDArray[np.bool_]
 IndexArray: TypeAlias = NDArray[np.intp]
 
-# A measured step time moves a prediction at most this far: beyond it is a stall, not a speed.
-CORRECTION_BOUNDS = (0.25, 8.0)
-# Most of a replica's time that prefill is reckoned to take from its decoding.
-PREFILL_SHARE_BOUND = 0.8
+# Rate of decoding that is assumed besides what is reported, so that a few prompts at the
+# beginning do not look like a flood.
+PRIOR_TOKENS_PER_S = 50.0
 # Context over which a step model's slope is taken.
 CONTEXT_PROBE_TOKENS = 1024.0
 
@@ -65,9 +65,12 @@ class Outlook(NamedTuple):
         solo_j: energy of a completion token decoded alone; a scale, not a cost.
         ttft_s: time to the first token besides the own prefill and the queue.
         queue_s: wait for a place in the batch, for each token of a typical completion.
-        tpot_s: step time once the request has joined, without its own context, and with
-            the time that prefill takes from decoding at the present rate of prompts.
+        tpot_s: step time once the request has joined, without its own context.
         context_s: step time that each token of its own context adds.
+        crowd_s: time that decoding loses to each prompt token computed for each token decoded,
+            while all who are there decode: whoever leaves is followed by another, with a
+            prompt for which all others wait.
+        backlog_s: time that decoding loses to prompts that are there already.
     """
 
     requests: float
@@ -91,6 +94,8 @@ class Outlook(NamedTuple):
     queue_s: float
     tpot_s: float
     context_s: float
+    crowd_s: float
+    backlog_s: float
 
 
 class OutlookColumns(NamedTuple):
@@ -117,6 +122,8 @@ class OutlookColumns(NamedTuple):
     queue_s: FloatArray
     tpot_s: FloatArray
     context_s: FloatArray
+    crowd_s: FloatArray
+    backlog_s: FloatArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +139,7 @@ class ModelColumns:
         cached_tokens: of the request at hand, found in each replica's prefix cache; None
             where no replica holds any of it.
         prefix_rows: for each row, its row in the fleet's prefix index, if there is one.
+        prefill_ratio: prompt tokens computed for each token decoded, of late.
 
     """
 
@@ -142,6 +150,7 @@ class ModelColumns:
     outlook: OutlookColumns
     cached_tokens: FloatArray | None = None
     prefix_rows: IndexArray | None = None
+    prefill_ratio: float = 0.0
 
     @property
     def cached(self) -> FloatArray:
@@ -164,9 +173,10 @@ class ModelColumns:
             self.outlook,
             cached_tokens,
             self.prefix_rows,
+            self.prefill_ratio,
         )
 
-    def renewed(self, matrix: FloatArray) -> ModelColumns:
+    def renewed(self, matrix: FloatArray, prefill_ratio: float) -> ModelColumns:
         """Give the same replicas with new outlooks."""
         return ModelColumns(
             self.variants,
@@ -176,6 +186,7 @@ class ModelColumns:
             OutlookColumns(*matrix),
             None,
             self.prefix_rows,
+            prefill_ratio,
         )
 
 
@@ -205,12 +216,11 @@ def look_ahead(view: ReplicaView, variant: Variant) -> Outlook:
     joined = min(requests + 1, variant.max_batch)
     waiting = requests + 1 - joined
     context = report.context_tokens + view.booked_prompt_tokens
-    correction = _correction(view, steps)
-    backlog_tokens = report.pending_prefill_tokens + view.booked_prompt_tokens
-    prefill_s = steps.prefill_s(CONTEXT_PROBE_TOKENS) / CONTEXT_PROBE_TOKENS * correction
-    step_s = steps.decode_s(joined, context) * correction
-    decoding = 1.0 - min(PREFILL_SHARE_BOUND, report.prefill_tokens_per_s * prefill_s)
-    context_s, context_j = _context_slope(steps, batch)
+    booked_tokens = view.booked_prompt_tokens - view.booked_cached_tokens
+    backlog_tokens = report.pending_prefill_tokens + booked_tokens
+    slopes = _slopes(steps, batch)
+    prefill_s = slopes.prefill_s * view.pace
+    step_s = steps.decode_s(joined, context) * view.pace
     decode_j, idle_w = _marginal(view, variant, batch)
     return Outlook(
         requests=requests,
@@ -225,17 +235,19 @@ def look_ahead(view: ReplicaView, variant: Variant) -> Outlook:
         backlog_tokens=backlog_tokens,
         held_tokens=report.context_tokens + backlog_tokens + view.booked_completion_tokens,
         tokens_per_s=variant.max_batch / steps.decode_s(variant.max_batch, context),
-        prefill_j=steps.prefill_j(CONTEXT_PROBE_TOKENS) / CONTEXT_PROBE_TOKENS,
+        prefill_j=slopes.prefill_j,
         decode_j=decode_j,
-        context_j=context_j,
+        context_j=slopes.context_j,
         idle_prompt_j=idle_w * prefill_s,
         idle_completion_j=idle_w * step_s,
-        solo_j=steps.decode_j(1),
+        solo_j=slopes.solo_j,
         prefill_s=prefill_s,
         ttft_s=backlog_tokens * prefill_s + step_s,
         queue_s=waiting * step_s / variant.max_batch,
-        tpot_s=step_s / decoding,
-        context_s=context_s * correction / decoding,
+        tpot_s=step_s,
+        context_s=slopes.context_s * view.pace,
+        crowd_s=joined * prefill_s,
+        backlog_s=backlog_tokens * prefill_s,
     )
 
 
@@ -250,27 +262,40 @@ def _marginal(view: ReplicaView, variant: Variant, batch: int) -> tuple[float, f
     return line.marginal_j, idle_w / (view.requests + 1)
 
 
-def _context_slope(steps: StepModel, batch: int) -> tuple[float, float]:
-    """Give the seconds and the marginal joules that a token of context adds to a step."""
+class _Slopes(NamedTuple):
+    """What a step model says of one more token, whatever the replica's context.
+
+    Attributes:
+        prefill_s: for each prompt token.
+        prefill_j: for each prompt token.
+        context_s: that a token of context adds to a decode step.
+        context_j: the same, marginal joules.
+        solo_j: of a decode step of one sequence.
+
+    """
+
+    prefill_s: float
+    prefill_j: float
+    context_s: float
+    context_j: float
+    solo_j: float
+
+
+@lru_cache(maxsize=4096)
+def _slopes(steps: StepModel, batch: int) -> _Slopes:
+    """Look at a step model from one batch."""
     batch = max(batch, 1)
     base_s, base_j = steps.decode_s(batch), steps.decode_j(batch)
     slope_s = (steps.decode_s(batch, CONTEXT_PROBE_TOKENS) - base_s) / CONTEXT_PROBE_TOKENS
     slope_j = (steps.decode_j(batch, CONTEXT_PROBE_TOKENS) - base_j) / CONTEXT_PROBE_TOKENS
-    # As for m: a longer step costs busy power that would have been drawn anyway.
-    return slope_s, max(0.0, slope_j - slope_s * steps.decode_j(0) / steps.decode_s(0))
-
-
-def _correction(view: ReplicaView, steps: StepModel) -> float:
-    """Measured over predicted step time at the batch of the report; 1 where nothing tells."""
-    report = view.report
-    if report.step_time_s <= 0 or report.running_requests == 0:
-        return 1.0
-    # A step also computes the prompt tokens that came in while it ran.
-    prefill_tokens = report.prefill_tokens_per_s * report.step_time_s
-    predicted_s = steps.decode_s(report.running_requests, report.context_tokens)
-    predicted_s += steps.prefill_s(prefill_tokens)
-    low, high = CORRECTION_BOUNDS
-    return min(high, max(low, report.step_time_s / predicted_s))
+    return _Slopes(
+        prefill_s=steps.prefill_s(CONTEXT_PROBE_TOKENS) / CONTEXT_PROBE_TOKENS,
+        prefill_j=steps.prefill_j(CONTEXT_PROBE_TOKENS) / CONTEXT_PROBE_TOKENS,
+        context_s=slope_s,
+        # As for m: a longer step costs busy power that would have been drawn anyway.
+        context_j=max(0.0, slope_j - slope_s * steps.decode_j(0) / steps.decode_s(0)),
+        solo_j=steps.decode_j(1),
+    )
 
 
 def tabulate(fleet: Fleet) -> dict[ModelName, ModelColumns]:
@@ -287,9 +312,25 @@ def tabulate(fleet: Fleet) -> dict[ModelName, ModelColumns]:
             [view for view, _ in pairs],
             outlooks(pairs),
             fleet.prefixes,
+            prefill_ratio([view.report for view, _ in pairs]),
         )
         for model, pairs in rows.items()
     }
+
+
+def prefill_ratio(reports: Iterable[ReplicaReport]) -> float:
+    """Prompt tokens computed for each token decoded, by the rates that replicas report."""
+    rates = [(report.prefill_tokens_per_s, report.decode_tokens_per_s) for report in reports]
+    return ratio_of(sum(rate for rate, _ in rates), sum(rate for _, rate in rates))
+
+
+def ratio_of(prefill_tokens_per_s: float, decode_tokens_per_s: float) -> float:
+    """Prompt tokens computed for each token decoded; some tokens/s that nobody reports count.
+
+    A replica that has just begun has computed prompts and decoded nothing yet, which says
+    little about what is to come.
+    """
+    return max(0.0, prefill_tokens_per_s) / (max(0.0, decode_tokens_per_s) + PRIOR_TOKENS_PER_S)
 
 
 def outlooks(pairs: Sequence[tuple[ReplicaView, Outlook]]) -> FloatArray:
@@ -303,6 +344,7 @@ def columns(
     views: Sequence[ReplicaView],
     matrix: FloatArray,
     prefixes: PrefixIndex | None = None,
+    prefill_ratio: float = 0.0,
 ) -> ModelColumns:
     """Name the rows of such a matrix."""
     index = {variant.name: row for row, variant in enumerate(variants)}
@@ -317,6 +359,7 @@ def columns(
         matrix=matrix,
         outlook=OutlookColumns(*matrix),
         prefix_rows=prefix_rows,
+        prefill_ratio=prefill_ratio,
     )
 
 

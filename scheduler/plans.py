@@ -140,7 +140,7 @@ class PlanSettings:
     """
 
     horizon_s: float = 300.0
-    load_share: float = 0.9
+    load_share: float = 1.0
     risk: float = 2.0
     power_budget_w: float | None = None
     carbon_weight: float = 0.0

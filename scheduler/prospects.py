@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from scheduler.outlook import Outlook, columns, look_ahead, outlooks
+from scheduler.outlook import Outlook, columns, look_ahead, outlooks, prefill_ratio
 
 if TYPE_CHECKING:
     from scheduler.fleet import ReplicaView, Variant
@@ -27,7 +27,9 @@ class Prospects(NamedTuple):
         prefill_j: marginal energy of the uncached prompt tokens.
         idle_j: of keeping the replica busy for the request's sake.
         decode_j: marginal energy of the completion tokens.
-        tpot_s: mean time per output token after the first.
+        tpot_s: mean time per output token after the first, of all who are there then: of a
+            step, and of the prompts that come between, for every request there will be
+            followed by another, and each prompt makes all others wait.
         solo_j: of the whole request, alone and uncached; a scale, not a cost.
 
     """
@@ -51,6 +53,12 @@ class Prospect(NamedTuple):
     solo_j: float
 
 
+# Prompts that are there already delay everyone by the same time, and short completions have the
+# fewest tokens to spread it over: one of this share of the expected tokens is to keep its TPOT.
+# On 64 virtual H100s with Azure's chat requests at 20 % load, 1 keeps 96.7 % of the objectives
+# and 0.1 99.7 %, at the same energy within 2 %.
+SHORT_SHARE = 0.1
+
 # Which figure depends on which field of an outlook, in the order of `_weights`.
 _DEPENDENCIES = (
     ("ttft_s", "ttft_s"),
@@ -58,6 +66,8 @@ _DEPENDENCIES = (
     ("ttft_s", "queue_s"),
     ("tpot_s", "tpot_s"),
     ("tpot_s", "context_s"),
+    ("tpot_s", "crowd_s"),
+    ("tpot_s", "backlog_s"),
     ("prefill_j", "prefill_j"),
     ("decode_j", "decode_j"),
     ("decode_j", "context_j"),
@@ -75,14 +85,14 @@ _LOWERED = slice(0, 3)
 _SPARED = slice(Outlook._fields.index("prefill_s"), Outlook._fields.index("prefill_s") + 3)
 
 
-def _weights(request: Request) -> FloatArray:
+def _weights(request: Request, prefill_ratio: float) -> FloatArray:
     prompt, tokens = float(request.prompt_tokens), request.expected_completion_tokens
     # Of the prompt all, of the completion half: the mean over the request's steps.
     context = prompt + tokens / 2
     weights = np.zeros((len(Prospects._fields), len(Outlook._fields)))
     weights.flat[_PLACES] = (
         *(1.0, prompt, tokens),
-        *(1.0, context),
+        *(1.0, context, prefill_ratio, 1.0 / (SHORT_SHARE * max(tokens, 1.0))),
         prompt,
         *(tokens, tokens * context),
         *(prompt, tokens),
@@ -93,7 +103,7 @@ def _weights(request: Request) -> FloatArray:
 
 def prospects(request: Request, table: ModelColumns) -> Prospects:
     """Predict for every replica of the request's model."""
-    figures = _weights(request) @ table.matrix
+    figures = _weights(request, table.prefill_ratio) @ table.matrix
     if table.cached_tokens is not None:
         figures[_LOWERED] -= table.matrix[_SPARED] * table.cached_tokens
     return Prospects(*figures)
@@ -111,6 +121,7 @@ def prospect(
         cached_tokens: of the prompt that its prefix cache holds.
 
     """
-    table = columns((variant,), [view], outlooks([(view, look_ahead(view, variant))]))
+    matrix = outlooks([(view, look_ahead(view, variant))])
+    table = columns((variant,), [view], matrix, prefill_ratio=prefill_ratio([view.report]))
     table = table.with_cached(np.array([cached_tokens]))
     return Prospect(*(float(each[0]) for each in prospects(request, table)))

@@ -7,11 +7,18 @@ plugged in by name and everything they may know arrives as arguments.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
-from scheduler.decisions import DEFAULT_LIMITS, Candidate, Decision, Limits, NoReplica
+from scheduler.decisions import (
+    DEFAULT_LIMITS,
+    Candidate,
+    Decision,
+    Latencies,
+    Limits,
+    NoReplica,
+)
 from scheduler.eligibility import Case, eligible_rows, fault_of, unfit_for
 from scheduler.outlook import tabulate
 from scheduler.waking import wake
@@ -23,7 +30,17 @@ if TYPE_CHECKING:
     from scheduler.outlook import BoolArray, FloatArray, IndexArray, ModelColumns, Scores
     from scheduler.requests import ReplicaId, Request, VariantName
 
-__all__ = ["DEFAULT_LIMITS", "Candidate", "Decision", "Limits", "NoReplica", "Policy", "route"]
+__all__ = [
+    "DEFAULT_LIMITS",
+    "Candidate",
+    "Decision",
+    "Latencies",
+    "Limits",
+    "NoReplica",
+    "Policy",
+    "learn",
+    "route",
+]
 
 # Scores closer than this, relative to the best, are a tie.
 TIE = 1e-9
@@ -50,6 +67,20 @@ class Policy(Protocol):
         self, request: Request, columns: ModelColumns, eligible: BoolArray, scores: Scores, row: int
     ) -> str:
         """Say in one line why that row was picked."""
+
+
+@runtime_checkable
+class Learner(Protocol):
+    """A policy that learns from what requests have met."""
+
+    def learn(self, request: Request, predicted: Latencies, met: Latencies) -> None:
+        """Compare what was predicted for a request with what it met."""
+
+
+def learn(policy: Policy, request: Request, decision: Decision, met: Latencies) -> None:
+    """Tell a policy what a request has met that ended well, if it wants to know."""
+    if decision.predicted is not None and isinstance(policy, Learner):
+        policy.learn(request, decision.predicted, met)
 
 
 def route(  # noqa: PLR0913 (four inputs of the decision, three settings)
@@ -95,6 +126,7 @@ def route(  # noqa: PLR0913 (four inputs of the decision, three settings)
         candidates=_candidates(case, eligible, scores, row) if explain else (),
         cached_tokens=0 if table.cached_tokens is None else int(table.cached_tokens[row]),
         wake=_wake_further(case, fleet, eligible, scores),
+        predicted=_predicted(scores, row),
     )
 
 
@@ -156,6 +188,13 @@ def _pick(values: FloatArray, eligible: BoolArray, requests: FloatArray, rng: ra
     load = requests[ties]
     idlest = ties[load == load.min()]
     return int(idlest[rng.randrange(len(idlest))])
+
+
+def _predicted(scores: Scores, row: int) -> Latencies | None:
+    figures = scores.figures
+    if "ttft_s" not in figures or "tpot_s" not in figures:
+        return None
+    return Latencies(float(figures["ttft_s"][row]), float(figures["tpot_s"][row]))
 
 
 def _fallbacks(

@@ -23,7 +23,10 @@ from typing import NamedTuple, Protocol
 
 
 class StepModel(Protocol):
-    """Predicts what a replica needs for a step."""
+    """Predicts what a replica needs for a step; a value, equal to another of the same figures."""
+
+    def __hash__(self) -> int:
+        """Hash it by its figures."""
 
     def decode_s(self, batch: float, context_tokens: float = 0.0) -> float:
         """Time of a step that decodes `batch` sequences holding `context_tokens` together."""

@@ -17,7 +17,7 @@ from scheduler.blocks import block_hashes
 from scheduler.leases import Lease
 from scheduler.lengths import CompletionLengths
 from scheduler.requests import ModelName, Objective, Request, RequestId, VariantName
-from scheduler.routing import Limits, NoReplica, route
+from scheduler.routing import Latencies, Limits, NoReplica, learn, route
 from serve.calls import Journey, Outcome
 from serve.engine import EngineRequest
 from serve.errors import (
@@ -214,6 +214,7 @@ class Dispatcher:
                     journey.saw(delta.token_ids, self._clock())
                     if delta.finish is not None:
                         self._complete(journey, attempt, delta.finish)
+                        self._learn(journey, request)
                     yield delta
                     if delta.finish is not None:
                         return
@@ -240,6 +241,7 @@ class Dispatcher:
             prompt_tokens=request.prompt_tokens,
             completion_tokens=math.ceil(request.expected_completion_tokens),
             expires_at_s=self._deadline_s(call) + LEASE_MARGIN_S,
+            cached_tokens=decision.cached_tokens,
         )
         engine_request = EngineRequest(
             request_id=f"{call.request_id}-{number}",
@@ -247,6 +249,7 @@ class Dispatcher:
             max_tokens=request.max_tokens,
             sampling=call.sampling(request.max_tokens),
             trace_headers=call.trace_headers,
+            cached_tokens=decision.cached_tokens,
         )
         self._engines.prefixes.stored(decision.replica, request.prefix_blocks)
         return self._engines.begin(lease, decision.variant, engine_request, list(decision.ranking))
@@ -279,8 +282,6 @@ class Dispatcher:
                 f" {finish.completion_tokens} that the engine generated"
             )
         decision = journey.chosen()
-        model = ModelName(journey.call.model)
-        self._lengths.observe(model, journey.service_class, finish.completion_tokens)
         journey.outcome = Outcome(
             request_id=journey.call.request_id,
             variant=decision.variant,
@@ -291,6 +292,13 @@ class Dispatcher:
             energy=energy,
             latency=journey.latency(),
         )
+
+    def _learn(self, journey: Journey, request: Request) -> None:
+        """Know better next time how long completions are, and how well latencies are predicted."""
+        latency = journey.latency()
+        self._lengths.observe(request.model, journey.service_class, journey.tokens)
+        met = Latencies(latency.ttft_s, latency.tpot_s)
+        learn(self._policy, request, journey.chosen(), met)
 
 
 def _rejection(verdict: Rejected) -> JouleserveError:

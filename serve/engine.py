@@ -25,6 +25,8 @@ class EngineRequest:
         sampling: the engine's own sampling parameters, encoded by the front end
             (msgpack of vLLM's SamplingParams); the echo engine does not read them.
         trace_headers: W3C trace context of the caller's span.
+        cached_tokens: of the prompt, that the gateway expects in the prefix cache; a hint for
+            what the replica says of its load.
 
     """
 
@@ -33,6 +35,7 @@ class EngineRequest:
     max_tokens: int
     sampling: bytes = b""
     trace_headers: dict[str, str] = field(default_factory=dict)
+    cached_tokens: int = 0
 
 
 class EngineFinish(NamedTuple):

@@ -24,6 +24,7 @@ STEP_WEIGHT = 0.1
 @dataclass(slots=True)
 class _Call:
     prompt_tokens: int
+    uncached_tokens: int
     completion_tokens: int = 0
 
 
@@ -63,10 +64,18 @@ class LoadMeter:
         """Accepted and not finished."""
         return len(self._calls)
 
-    def accepted(self, call: str, prompt_tokens: int) -> None:
-        """Count a request from now on; `call` is unique among those not finished."""
-        self._calls[call] = _Call(prompt_tokens)
-        self._unstarted_tokens += prompt_tokens
+    def accepted(self, call: str, prompt_tokens: int, cached_tokens: int = 0) -> None:
+        """Count a request from now on.
+
+        Args:
+            call: unique among those not finished.
+            prompt_tokens: of the request.
+            cached_tokens: of these, expected in the prefix cache.
+
+        """
+        uncached_tokens = prompt_tokens - cached_tokens
+        self._calls[call] = _Call(prompt_tokens, uncached_tokens)
+        self._unstarted_tokens += uncached_tokens
 
     def produced(self, call: str, tokens: int) -> None:
         """Take note of new tokens of a request."""
@@ -74,7 +83,7 @@ class LoadMeter:
             return
         record = self._calls[call]
         if record.completion_tokens == 0:
-            self._leave_prefill(record.prompt_tokens)
+            self._leave_prefill(record.uncached_tokens)
             self._context_tokens += record.prompt_tokens
         record.completion_tokens += tokens
         self._context_tokens += tokens
@@ -87,7 +96,7 @@ class LoadMeter:
         if record.completion_tokens:
             self._context_tokens -= record.prompt_tokens + record.completion_tokens
         else:
-            self._leave_prefill(record.prompt_tokens)
+            self._leave_prefill(record.uncached_tokens)
 
     def step(self, step: EngineStep, now_s: float, measured_j: float = 0.0) -> None:
         """Fold in a step that has ended.
@@ -151,12 +160,12 @@ class LoadMeter:
             self._totals.busy_j + measured_j,
         )
 
-    def _leave_prefill(self, prompt_tokens: int) -> None:
-        # Steps do not say whose prompt they computed. A prompt found in the prefix cache leaves
-        # with less computed than it has tokens; what is taken too much from the others makes
-        # them look longer until the last of them has started.
-        self._unstarted_tokens -= prompt_tokens
-        self._computed_tokens = max(0, self._computed_tokens - prompt_tokens)
+    def _leave_prefill(self, uncached_tokens: int) -> None:
+        # Steps do not say whose prompt they computed. A prompt of which more was cached than
+        # expected leaves with less computed; what is taken too much from the others makes them
+        # look longer until the last of them has started.
+        self._unstarted_tokens -= uncached_tokens
+        self._computed_tokens = max(0, self._computed_tokens - uncached_tokens)
         if self._unstarted_tokens == 0:
             self._computed_tokens = 0
 

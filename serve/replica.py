@@ -286,7 +286,7 @@ class _Call:
     async def run(self, engine: Engine, request: EngineRequest) -> int:
         """Run to the end; whatever the end is, no book keeps the request."""
         prompt_tokens = len(request.prompt_token_ids)
-        self._load.accepted(self._name, prompt_tokens)
+        self._load.accepted(self._name, prompt_tokens, request.cached_tokens)
         self._ledger.admit(self._name, prompt_tokens)
         try:
             await self._relay(engine, request)

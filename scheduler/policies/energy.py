@@ -12,11 +12,16 @@ energy: marginal energy is a fraction of the average at partial load. The second
 so: the first request on an idle replica pays for all of its time (n = 0), and a replica that
 serves many is busy anyway. What no awake replica can take without risk is a case for waking
 another (`scheduler.waking`).
+
+How far replicas may be filled is steered by what requests meet: predictions know the mean, and
+by how much requests scatter around it differs from one traffic to the next. Whenever a request
+that was predicted to keep its objectives misses one, a little more room is left; whenever one
+keeps them, a little less, so that in the long run the share that misses is the one allowed.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,24 +32,29 @@ from scheduler.prospects import prospects
 if TYPE_CHECKING:
     import random
 
+    from scheduler.decisions import Latencies
     from scheduler.outlook import BoolArray, FloatArray, ModelColumns
     from scheduler.prospects import Prospects
-    from scheduler.requests import Request
+    from scheduler.requests import ModelName, Objective, Request
 
 # A client may ask for less than anything can keep, even for 0; beyond this it is all the same.
 SHORTEST_OBJECTIVE_S = 1e-3
 
 
-@dataclass(frozen=True, slots=True)
+# What a request that misses an objective teaches, and how far that may lead.
+LESSON = 0.001
+SLO_SHARE_BOUNDS = (0.4, 1.0)
+
+
+@dataclass(slots=True)
 class Energy:
     """Serves from the replica where the request costs least.
 
     Attributes:
         pressure: V, in multiples of what the request would cost alone on the leanest
             replica: an objective missed by half weighs as much as five such requests.
-        slo_share: of each objective that a prediction may use up: it knows the requests
-            that are there, and more will join them. On 8 virtual H100s with Azure's mean
-            lengths at 20 % load, 0.9 keeps 92 % of the objectives, 0.75 98 % and 0.6 99 %.
+        slo_share: of each objective that a prediction may use up at first; later as steered.
+        missable: share of requests that may miss an objective they could have kept.
         kv_share: of the KV cache that may fill before preemption is feared.
         fresh_s: age of a report that is taken at its word; each further second counts as
             a second of TTFT, for that much work may have come unseen.
@@ -52,9 +62,11 @@ class Energy:
     """
 
     pressure: float = 10.0
-    slo_share: float = 0.6
+    slo_share: float = 0.8
+    missable: float = 0.005
     kv_share: float = 0.9
     fresh_s: float = 1.0
+    _shares: dict[ModelName, float] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -88,25 +100,42 @@ class Energy:
                 "kv_j": kv_j,
             },
             strains=("slo_j", "kv_j"),
-            figures={"ttft_s": found.ttft_s, "expected_j": expected_j},
+            figures={
+                "ttft_s": found.ttft_s,
+                "tpot_s": found.tpot_s,
+                "expected_j": expected_j,
+            },
         )
+
+    def learn(self, request: Request, predicted: Latencies, met: Latencies) -> None:
+        """Leave more room after a missed objective, less after one that was kept.
+
+        Requests of which no more was promised teach nothing: where load exceeds what is
+        awake, or a client wants the impossible, room elsewhere would not have helped.
+        """
+        if _exceeds(predicted, request.objective):
+            return
+        low, high = SLO_SHARE_BOUNDS
+        lesson = LESSON * (self.missable - _exceeds(met, request.objective))
+        self._shares[request.model] = min(high, max(low, self.share(request.model) + lesson))
+
+    def share(self, model: ModelName) -> float:
+        """Share of each objective that a prediction may use up now."""
+        return self._shares.get(model, self.slo_share)
 
     def _lateness(
         self, request: Request, columns: ModelColumns, found: Prospects, now_s: float
     ) -> FloatArray:
         """How far the worse of the two latencies is predicted beyond its objective."""
         objective, observed_at_s = request.objective, columns.outlook.observed_at_s
+        share = self.share(request.model)
         ttft_s, fresh_since_s = found.ttft_s, now_s - self.fresh_s
         if observed_at_s[observed_at_s.argmin()] < fresh_since_s:
             ttft_s = ttft_s + np.maximum(fresh_since_s - observed_at_s, 0.0)
-        ttft = ttft_s * (1.0 / self._allowed_s(objective.ttft_s))
-        tpot = found.tpot_s * (1.0 / self._allowed_s(objective.tpot_s))
+        ttft = ttft_s * (1.0 / _allowed_s(objective.ttft_s, share))
+        tpot = found.tpot_s * (1.0 / _allowed_s(objective.tpot_s, share))
         late: FloatArray = np.maximum(np.maximum(ttft, tpot) - 1.0, 0.0)
         return late
-
-    def _allowed_s(self, objective_s: float) -> float:
-        """Time that a prediction may take; an objective of nothing means as fast as can be."""
-        return self.slo_share * max(SHORTEST_OBJECTIVE_S, objective_s)
 
     def explain(
         self, request: Request, columns: ModelColumns, eligible: BoolArray, scores: Scores, row: int
@@ -126,6 +155,15 @@ class Energy:
         late = scores.terms["slo_j"]
         remark = " but later than it should" if late[other] > late[row] else ""
         return f"{cost}, {rival} {float(expected_j[other]):.2g} J{remark}; {latency}"
+
+
+def _allowed_s(objective_s: float, share: float) -> float:
+    """Time that a prediction may take; an objective of nothing means as fast as can be."""
+    return share * max(SHORTEST_OBJECTIVE_S, objective_s)
+
+
+def _exceeds(latencies: Latencies, objective: Objective) -> bool:
+    return latencies.ttft_s > objective.ttft_s or latencies.tpot_s > objective.tpot_s
 
 
 def _runner_up(columns: ModelColumns, eligible: BoolArray, scores: Scores, row: int) -> int | None:

@@ -77,3 +77,28 @@ def test_what_could_be_woken_travels_with_the_fleet() -> None:
     board = FleetBoard(VARIANTS, LeaseBook())
     board.sleepers = (Sleeper(VARIANT.name, 60.0, 1e4),)
     assert board.snapshot(0.0).sleepers == board.sleepers
+
+
+def test_a_replica_has_a_pace_of_its_own() -> None:
+    board = FleetBoard(VARIANTS, LeaseBook(), calibrated=True)
+    for number in range(4):
+        for replica, factor in ((A, 1.5), (B, 1.0)):
+            told = report(number * 20, factor * VARIANT.steps.decode_s(8, 8000))
+            board.report(replica, VARIANT.name, told)
+    paces = {view.replica: view.pace for view in board.snapshot(0.0).replicas}
+    assert paces[A] > 1.1
+    assert paces[B] == pytest.approx(1.0)
+
+
+def test_prompts_for_each_decoded_token_are_counted_over_the_replicas_of_a_model() -> None:
+    board = FleetBoard(VARIANTS, LeaseBook())
+    for replica, prefilled in ((A, 3000.0), (B, 1000.0)):
+        rates = ReplicaReport(0.0, prefill_tokens_per_s=prefilled, decode_tokens_per_s=475.0)
+        board.report(replica, VARIANT.name, rates)
+    columns = board.snapshot(0.0).columns
+    assert columns is not None
+    assert columns[VARIANT.model].prefill_ratio == pytest.approx(4000 / (950 + 50))
+    board.leave(A)
+    columns = board.snapshot(0.0).columns
+    assert columns is not None
+    assert columns[VARIANT.model].prefill_ratio == pytest.approx(1000 / (475 + 50))

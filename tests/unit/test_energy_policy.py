@@ -9,9 +9,10 @@ import pytest
 
 from scheduler.fleet import Fleet, ReplicaReport, ReplicaView, Variant
 from scheduler.policies import make_policy
+from scheduler.policies.energy import Energy
 from scheduler.prefixes import PrefixIndex
 from scheduler.requests import ModelName, Objective, ReplicaId, Request, RequestId, VariantName
-from scheduler.routing import Candidate, Decision, route
+from scheduler.routing import Candidate, Decision, Latencies, route
 from scheduler.steps import AffineSteps
 
 NOW_S = 10.0
@@ -113,8 +114,8 @@ def test_the_cheaper_precision_wins_where_quality_allows() -> None:
 
 
 def test_a_replica_measured_slower_than_predicted_is_not_trusted_with_a_tight_objective() -> None:
-    slow = view("slow", running=20, step_time_s=0.03)
-    assert decide(slow, view("true", running=19, step_time_s=0.0085)).replica == "true"
+    slow = replace(view("slow", running=20), pace=3.5)
+    assert decide(slow, view("true", running=19)).replica == "true"
 
 
 def test_a_full_cache_is_feared_before_it_overflows() -> None:
@@ -192,3 +193,33 @@ def test_a_prompt_that_is_cached_whole_still_computes_a_token() -> None:
     outcome = route(chat, fleet, make_policy("energy"), random.Random(1))
     assert isinstance(outcome, Decision)
     assert outcome.cached_tokens == 991
+
+
+def test_a_promise_that_was_missed_leaves_more_room_and_one_kept_a_little_less() -> None:
+    policy, objective = Energy(), REQUEST.objective
+    before = policy.share(REQUEST.model)
+    promised = Latencies(objective.ttft_s / 2, objective.tpot_s)
+    policy.learn(REQUEST, promised, Latencies(objective.ttft_s / 2, 1.1 * objective.tpot_s))
+    after_a_miss = policy.share(REQUEST.model)
+    assert after_a_miss < before
+    policy.learn(REQUEST, promised, promised)
+    assert after_a_miss < policy.share(REQUEST.model) < before
+
+
+def test_what_was_never_promised_teaches_nothing() -> None:
+    policy, objective = Energy(), REQUEST.objective
+    late = Latencies(objective.ttft_s, 2 * objective.tpot_s)
+    policy.learn(REQUEST, late, late)
+    assert policy.share(REQUEST.model) == policy.slo_share
+
+
+def test_in_the_long_run_the_share_that_misses_is_the_one_allowed() -> None:
+    # TPOT scatters around what was predicted; the prediction is what room there is.
+    policy, rng, missed = Energy(missable=0.05), random.Random(0), []
+    objective = REQUEST.objective
+    for _ in range(60_000):
+        predicted = Latencies(0.0, policy.share(REQUEST.model) * objective.tpot_s)
+        met = Latencies(0.0, predicted.tpot_s * rng.lognormvariate(0, 0.2))
+        missed.append(met.tpot_s > objective.tpot_s)
+        policy.learn(REQUEST, predicted, met)
+    assert sum(missed[30_000:]) / 30_000 == pytest.approx(0.05, rel=0.1)

@@ -119,9 +119,9 @@ def test_prefill_costs_about_as_much_as_decoding_on_azure_chat() -> None:
 
 def test_the_cheapest_precision_carries_the_load() -> None:
     both = (variant(), variant(FP8, CHEAPER, quality=0.99))
-    made = plan(plan_input(demand(20.0), variants=both))
+    made = plan(plan_input(demand(25.0), variants=both))
     assert made.replicas == {Slot(BF16, H100): 0, Slot(FP8, H100): 2}
-    floored = plan(plan_input(demand(20.0, Objective(2.0, 0.02, 1.0)), variants=both))
+    floored = plan(plan_input(demand(25.0, Objective(2.0, 0.02, 1.0)), variants=both))
     assert floored.replicas[Slot(FP8, H100)] == 0
     assert floored.replicas[Slot(BF16, H100)] > 2
 
@@ -150,10 +150,10 @@ def test_what_lacks_capacity_is_unserved_and_everything_is_awake() -> None:
 
 
 def test_waking_for_need_is_at_once_and_says_why() -> None:
-    made = plan(plan_input(demand(30.0), awake={BF16: 1}, nodes_on=1))
+    made = plan(plan_input(demand(36.0), awake={BF16: 1}, nodes_on=1))
     (wake,) = made.actions
     assert (wake.kind, wake.count) == ("wake", 3)
-    assert "30 requests/s" in wake.reason
+    assert "36 requests/s" in wake.reason
     assert "1 are awake" in wake.reason
     assert "12 kJ each" in wake.reason
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from scheduler.fleet import ReplicaReport, ReplicaView, Variant
-from scheduler.prospects import prospect
+from scheduler.prospects import SHORT_SHARE, prospect
 from scheduler.requests import ModelName, Objective, ReplicaId, Request, RequestId, VariantName
 from scheduler.steps import AffineSteps
 
@@ -56,17 +56,25 @@ def test_a_backlog_comes_first_and_a_full_batch_waits() -> None:
     assert full.ttft_s == pytest.approx(0.1 + step_s + 200 * step_s / 64)
 
 
-def test_prompts_that_arrive_all_the_time_slow_decoding_down() -> None:
+def test_whoever_decodes_waits_for_the_prompts_of_those_who_follow() -> None:
     calm = prospect(REQUEST, view(4), VARIANT)
-    busy = prospect(REQUEST, view(4, prefill_tokens_per_s=5000.0), VARIANT)
-    assert busy.tpot_s == pytest.approx(2 * calm.tpot_s)
+    # Five prompt tokens for each decoded one, and fifty tokens/s that nobody reports.
+    rates = {"prefill_tokens_per_s": 5 * 1000.0, "decode_tokens_per_s": 1000.0 - 50.0}
+    mixed = prospect(REQUEST, view(4, **rates), VARIANT)
+    assert mixed.tpot_s - calm.tpot_s == pytest.approx(5 * 5 * STEPS.prefill_s(1))
 
 
-def test_a_replica_measured_slower_is_predicted_slower() -> None:
-    slow = view(4, step_time_s=2 * STEPS.decode_s(4))
-    assert prospect(REQUEST, slow, VARIANT).tpot_s == pytest.approx(
-        2 * prospect(REQUEST, view(4), VARIANT).tpot_s
-    )
+def test_a_backlog_of_prompts_delays_the_shortest_completions_most() -> None:
+    calm = prospect(REQUEST, view(4), VARIANT)
+    behind = prospect(REQUEST, view(4, pending_prefill_tokens=500), VARIANT)
+    assert behind.tpot_s - calm.tpot_s == pytest.approx(500 * 1e-4 / (SHORT_SHARE * 200))
+
+
+def test_a_replica_whose_steps_take_longer_is_predicted_slower() -> None:
+    slow = replace(view(4), pace=2.0)
+    found, usual = prospect(REQUEST, slow, VARIANT), prospect(REQUEST, view(4), VARIANT)
+    assert found.tpot_s == pytest.approx(2 * usual.tpot_s)
+    assert found.ttft_s == pytest.approx(2 * usual.ttft_s)
 
 
 def test_energy_is_clipped_to_the_power_cap() -> None:
