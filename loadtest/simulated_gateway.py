@@ -19,7 +19,7 @@ from scheduler.leases import Lease, LeaseBook
 from scheduler.lengths import CompletionLengths
 from scheduler.prefixes import PrefixIndex
 from scheduler.requests import Request, RequestId
-from scheduler.routing import Latencies, NoReplica, learn, route
+from scheduler.routing import Latencies, Learner, NoReplica, route
 
 if TYPE_CHECKING:
     import random
@@ -108,6 +108,7 @@ class SimulatedGateway:
         self._class_rows = {name: row for row, name in enumerate(cluster.classes)}
         self._variant_rows = {name: row for row, name in enumerate(cluster.variants)}
         self._policy = policy
+        self._learner = policy if isinstance(policy, Learner) else None
         self._rng = rng
         self._events = events
         self._fabric = fabric
@@ -279,11 +280,11 @@ class SimulatedGateway:
     def _learn(self, call: Call, sequence: Sequence) -> None:
         source, tokens = call.source, sequence.generated
         self._lengths.observe(self._model, source.service_class, tokens)
-        if call.decision is not None:
+        if self._learner is not None and call.decision is not None:
             first_s = sequence.first_token_at_s + self._settings.network_s
             tpot_s = (self._events.now_s - first_s) / (tokens - 1) if tokens > 1 else 0.0
             met = Latencies(first_s - source.at_s, tpot_s)
-            learn(self._policy, call.request, call.decision, met)
+            self._learner.learn(call.request, call.decision.predicted, met)
 
     def record(self, replica: SimulatedReplica, sequence: Sequence) -> None:
         """Note a completion, at the moment at which it ends on the replica."""

@@ -1,7 +1,8 @@
 """The fleet kept up to date report by report and lease by lease.
 
 Its own module because a snapshot of a thousand replicas must not be made anew for every
-request: each event costs its own replica only, and a snapshot is a copy of arrays.
+request: each event costs its own replica only, and a snapshot is not even a copy. It holds until
+the next one is taken, which is as long as a decision needs it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 from scheduler.calibration import Calibration
 from scheduler.fleet import Fleet, ReplicaReport, ReplicaView, Sleeper, Variant
 from scheduler.leases import LeaseBook, replica_view
-from scheduler.outlook import columns, look_ahead, outlooks, ratio_of
+from scheduler.outlook import Outlook, columns, look_ahead, outlooks, ratio_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from scheduler.outlook import FloatArray, ModelColumns
     from scheduler.prefixes import PrefixIndex
     from scheduler.requests import ModelName, ReplicaId, VariantName
+
+
+OBSERVED_ROW = Outlook._fields.index("observed_at_s")
 
 
 class _ModelRows:
@@ -34,26 +38,32 @@ class _ModelRows:
         self._rows: dict[ReplicaId, int] = {}
         self._matrix: FloatArray = outlooks([])
         self._columns: ModelColumns | None = None
+        # Replicas of which nothing is new but that they have reported, and when.
+        self._seen: dict[ReplicaId, float] = {}
         self._prefill_tokens_per_s = self._decode_tokens_per_s = 0.0
 
     def put(self, view: ReplicaView) -> None:
         """Take another view of a replica."""
         before = self.views.get(view.replica)
+        self.views[view.replica] = view
+        if before is not None and _still_idle(before, view):
+            self._seen[view.replica] = view.report.observed_at_s
+            return
         if before is None or before.report is not view.report:
             self._count(view, 1)
             if before is not None:
                 self._count(before, -1)
-        self.views[view.replica] = view
         self.stale.add(view.replica)
 
     def remove(self, replica: ReplicaId) -> None:
         """Forget a replica."""
         self._count(self.views.pop(replica), -1)
         self.stale.discard(replica)
+        self._seen.pop(replica, None)
         self.rearrange()
 
     def snapshot(self, by_name: Mapping[VariantName, Variant]) -> ModelColumns:
-        """Renew the columns of stale replicas, and freeze a copy."""
+        """Renew the columns of stale replicas; those given before change with them."""
         if self._columns is None:
             pairs = [
                 (view, look_ahead(view, by_name[view.variant])) for view in self.views.values()
@@ -62,15 +72,16 @@ class _ModelRows:
             self._rows = {replica: row for row, replica in enumerate(self.views)}
             views = list(self.views.values())
             ratio = self._prefill_ratio()
-            self._columns = columns(
-                self.variants, views, self._matrix.copy(), self._prefixes, ratio
-            )
-        elif self.stale:
+            self._columns = columns(self.variants, views, self._matrix, self._prefixes, ratio)
+        elif self.stale or self._seen:
+            for replica, observed_at_s in self._seen.items():
+                self._matrix[OBSERVED_ROW, self._rows[replica]] = observed_at_s
             for replica in self.stale:
                 view = self.views[replica]
                 self._matrix[:, self._rows[replica]] = look_ahead(view, by_name[view.variant])
-            self._columns = self._columns.renewed(self._matrix.copy(), self._prefill_ratio())
+            self._columns = self._columns.renewed(self._prefill_ratio())
         self.stale.clear()
+        self._seen.clear()
         return self._columns
 
     def rearrange(self) -> None:
@@ -161,7 +172,7 @@ class FleetBoard:
                 self._calibrations[variant].forget(replica)
 
     def snapshot(self, now_s: float) -> Fleet:
-        """Give the fleet at this instant."""
+        """Give the fleet at this instant; its columns hold until the next snapshot."""
         for replica in self._leases.take_changed():
             if replica in self._variant_of:
                 rows = self._rows(self._variant_of[replica])
@@ -211,3 +222,22 @@ class FleetBoard:
         variant = self._variant_of[replica]
         pace = self._calibrations[variant].pace(replica) if self._calibrations else 1.0
         rows.put(replica_view(replica, variant, report, self._leases, draining=draining, pace=pace))
+
+
+def _still_idle(before: ReplicaView, after: ReplicaView) -> bool:
+    """Whether nothing of a replica has changed that a request would notice, but time."""
+    if before.draining is not after.draining or before.pace != after.pace:
+        return False
+    return _idle(before) and _idle(after)
+
+
+def _idle(view: ReplicaView) -> bool:
+    report = view.report
+    return not (
+        view.booked_requests
+        or report.running_requests
+        or report.waiting_requests
+        or report.kv_cache_usage
+        or report.prefill_tokens_per_s
+        or report.decode_tokens_per_s
+    )

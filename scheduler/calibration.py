@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 # is noise, and on a slow machine steps are few.
 WINDOW_STEPS = 16
 WINDOW_S = 1.0
+# A fit that has seen many windows learns little from one more: it takes every so many-th.
+MANY_WINDOWS = 200
+SELDOM = 8
 # Windows after which the fit may be believed.
 TRUSTED_WINDOWS = 8
 # Of the weight of older windows that is left after each new one: some hundred are remembered.
@@ -209,6 +212,7 @@ class Calibration:
         self._time = FactorFit()
         self._energy = FactorFit()
         self._used = (Factors(), Factors())
+        self._windows = 0
         self._latest: dict[ReplicaId, StepTotals] = {}
         self._paces: dict[ReplicaId, float] = {}
 
@@ -218,10 +222,15 @@ class Calibration:
         if before is None or totals.steps < before.steps:
             self._latest[replica] = totals
             return False
-        window = totals.since(before)
-        if window.steps < WINDOW_STEPS and (window.busy_s < WINDOW_S or not window.steps):
+        steps = totals.steps - before.steps
+        if not steps or (steps < WINDOW_STEPS and totals.busy_s - before.busy_s < WINDOW_S):
             return False
+        window = totals.since(before)
         self._latest[replica] = totals
+        self._windows += 1
+        if self._windows > MANY_WINDOWS and self._windows % SELDOM:
+            self._keep_pace(replica, window)
+            return False
         prior = self.prior
         self._time.observe(_parts(prior.decode_s, prior.prefill_s, window), window.busy_s)
         if window.busy_j > 0:

@@ -88,8 +88,7 @@ class StepTotals(NamedTuple):
 NO_STEPS = StepTotals()
 
 
-@dataclass(frozen=True, slots=True)
-class ReplicaReport:
+class ReplicaReport(NamedTuple):
     """What a replica says of itself: totals over all gateways, at one instant.
 
     Attributes:
@@ -123,8 +122,7 @@ class ReplicaReport:
     totals: StepTotals = NO_STEPS
 
 
-@dataclass(frozen=True, slots=True)
-class ReplicaView:
+class ReplicaView(NamedTuple):
     """A replica that can take work: its newest report, and what was booked since.
 
     Attributes:

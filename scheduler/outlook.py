@@ -176,14 +176,14 @@ class ModelColumns:
             self.prefill_ratio,
         )
 
-    def renewed(self, matrix: FloatArray, prefill_ratio: float) -> ModelColumns:
-        """Give the same replicas with new outlooks."""
+    def renewed(self, prefill_ratio: float) -> ModelColumns:
+        """Give the same replicas, whose matrix has been brought up to date."""
         return ModelColumns(
             self.variants,
             self.replicas,
             self.variant_rows,
-            matrix,
-            OutlookColumns(*matrix),
+            self.matrix,
+            self.outlook,
             None,
             self.prefix_rows,
             prefill_ratio,

@@ -76,9 +76,12 @@ _DEPENDENCIES = (
     ("solo_j", "prefill_j"),
     ("solo_j", "solo_j"),
 )
+# The fields that count stand together at the end of an outlook: the product leaves the rest out.
+_FIRST = min(Outlook._fields.index(outlook_field) for _, outlook_field in _DEPENDENCIES)
+_WIDTH = len(Outlook._fields) - _FIRST
 _FIGURES = [Prospects._fields.index(figure) for figure, _ in _DEPENDENCIES]
-_FIELDS = [Outlook._fields.index(outlook_field) for _, outlook_field in _DEPENDENCIES]
-_PLACES = np.ravel_multi_index((_FIGURES, _FIELDS), (len(Prospects._fields), len(Outlook._fields)))
+_FIELDS = [Outlook._fields.index(outlook_field) - _FIRST for _, outlook_field in _DEPENDENCIES]
+_PLACES = np.ravel_multi_index((_FIGURES, _FIELDS), (len(Prospects._fields), _WIDTH))
 
 # The figures that a cached token lowers, and by which fields of the outlook, in the same order.
 _LOWERED = slice(0, 3)
@@ -89,7 +92,7 @@ def _weights(request: Request, prefill_ratio: float) -> FloatArray:
     prompt, tokens = float(request.prompt_tokens), request.expected_completion_tokens
     # Of the prompt all, of the completion half: the mean over the request's steps.
     context = prompt + tokens / 2
-    weights = np.zeros((len(Prospects._fields), len(Outlook._fields)))
+    weights = np.zeros((len(Prospects._fields), _WIDTH))
     weights.flat[_PLACES] = (
         *(1.0, prompt, tokens),
         *(1.0, context, prefill_ratio, 1.0 / (SHORT_SHARE * max(tokens, 1.0))),
@@ -103,7 +106,7 @@ def _weights(request: Request, prefill_ratio: float) -> FloatArray:
 
 def prospects(request: Request, table: ModelColumns) -> Prospects:
     """Predict for every replica of the request's model."""
-    figures = _weights(request, table.prefill_ratio) @ table.matrix
+    figures = _weights(request, table.prefill_ratio) @ table.matrix[_FIRST:]
     if table.cached_tokens is not None:
         figures[_LOWERED] -= table.matrix[_SPARED] * table.cached_tokens
     return Prospects(*figures)

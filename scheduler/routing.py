@@ -35,10 +35,10 @@ __all__ = [
     "Candidate",
     "Decision",
     "Latencies",
+    "Learner",
     "Limits",
     "NoReplica",
     "Policy",
-    "learn",
     "route",
 ]
 
@@ -73,14 +73,8 @@ class Policy(Protocol):
 class Learner(Protocol):
     """A policy that learns from what requests have met."""
 
-    def learn(self, request: Request, predicted: Latencies, met: Latencies) -> None:
+    def learn(self, request: Request, predicted: Latencies | None, met: Latencies) -> None:
         """Compare what was predicted for a request with what it met."""
-
-
-def learn(policy: Policy, request: Request, decision: Decision, met: Latencies) -> None:
-    """Tell a policy what a request has met that ended well, if it wants to know."""
-    if decision.predicted is not None and isinstance(policy, Learner):
-        policy.learn(request, decision.predicted, met)
 
 
 def route(  # noqa: PLR0913 (four inputs of the decision, three settings)

@@ -17,7 +17,7 @@ from scheduler.blocks import block_hashes
 from scheduler.leases import Lease
 from scheduler.lengths import CompletionLengths
 from scheduler.requests import ModelName, Objective, Request, RequestId, VariantName
-from scheduler.routing import Latencies, Limits, NoReplica, learn, route
+from scheduler.routing import Latencies, Learner, Limits, NoReplica, route
 from serve.calls import Journey, Outcome
 from serve.engine import EngineRequest
 from serve.errors import (
@@ -80,6 +80,7 @@ class Dispatcher:
         self._config = config
         self._engines = engines
         self._policy = policy
+        self._learner = policy if isinstance(policy, Learner) else None
         self._rng = rng
         self._clock = clock
         self._observe = observe
@@ -297,8 +298,9 @@ class Dispatcher:
         """Know better next time how long completions are, and how well latencies are predicted."""
         latency = journey.latency()
         self._lengths.observe(request.model, journey.service_class, journey.tokens)
-        met = Latencies(latency.ttft_s, latency.tpot_s)
-        learn(self._policy, request, journey.chosen(), met)
+        if self._learner is not None:
+            met = Latencies(latency.ttft_s, latency.tpot_s)
+            self._learner.learn(request, journey.chosen().predicted, met)
 
 
 def _rejection(verdict: Rejected) -> JouleserveError:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from scheduler.board import FleetBoard
@@ -162,7 +162,7 @@ class Engines:
             if attempt is not None:
                 attempt.replica = link.replica
         if frame.report is not None:
-            report = replace(frame.report, observed_at_s=self._clock())
+            report = frame.report._replace(observed_at_s=self._clock())
             self.reports[link.replica] = report
             self._board.report(link.replica, link.variant, report)
         for part in frame.streams:

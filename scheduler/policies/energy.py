@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 SHORTEST_OBJECTIVE_S = 1e-3
 
 
+# Of the room that a TPOT is given, what a TTFT is given: prompts queue one behind the other and
+# differ more in length than decode steps do.
+TTFT_SHARE = 0.6
 # What a request that misses an objective teaches, and how far that may lead.
 LESSON = 0.001
 SLO_SHARE_BOUNDS = (0.4, 1.0)
@@ -107,13 +110,13 @@ class Energy:
             },
         )
 
-    def learn(self, request: Request, predicted: Latencies, met: Latencies) -> None:
+    def learn(self, request: Request, predicted: Latencies | None, met: Latencies) -> None:
         """Leave more room after a missed objective, less after one that was kept.
 
         Requests of which no more was promised teach nothing: where load exceeds what is
         awake, or a client wants the impossible, room elsewhere would not have helped.
         """
-        if _exceeds(predicted, request.objective):
+        if predicted is None or _exceeds(predicted, request.objective):
             return
         low, high = SLO_SHARE_BOUNDS
         lesson = LESSON * (self.missable - _exceeds(met, request.objective))
@@ -132,7 +135,7 @@ class Energy:
         ttft_s, fresh_since_s = found.ttft_s, now_s - self.fresh_s
         if observed_at_s[observed_at_s.argmin()] < fresh_since_s:
             ttft_s = ttft_s + np.maximum(fresh_since_s - observed_at_s, 0.0)
-        ttft = ttft_s * (1.0 / _allowed_s(objective.ttft_s, share))
+        ttft = ttft_s * (1.0 / _allowed_s(objective.ttft_s, TTFT_SHARE * share))
         tpot = found.tpot_s * (1.0 / _allowed_s(objective.tpot_s, share))
         late: FloatArray = np.maximum(np.maximum(ttft, tpot) - 1.0, 0.0)
         return late

@@ -51,7 +51,7 @@ def view(name: str, variant: Variant = BF16, *, running: int = 0, **report: floa
         context_tokens=running * 1000,
         kv_cache_usage=running * 1000 / variant.kv_capacity_tokens,
     )
-    return ReplicaView(ReplicaId(name), variant.name, replace(known, **report))  # type: ignore[arg-type]
+    return ReplicaView(ReplicaId(name), variant.name, known._replace(**report))  # type: ignore[arg-type]
 
 
 def decide(*views: ReplicaView, request: Request = REQUEST) -> Decision:
@@ -114,7 +114,7 @@ def test_the_cheaper_precision_wins_where_quality_allows() -> None:
 
 
 def test_a_replica_measured_slower_than_predicted_is_not_trusted_with_a_tight_objective() -> None:
-    slow = replace(view("slow", running=20), pace=3.5)
+    slow = view("slow", running=20)._replace(pace=3.5)
     assert decide(slow, view("true", running=19)).replica == "true"
 
 
@@ -129,7 +129,7 @@ def test_an_old_report_counts_as_delay() -> None:
 
 
 def test_work_booked_since_the_report_counts() -> None:
-    booked = replace(view("booked"), booked_requests=3, booked_prompt_tokens=30)
+    booked = view("booked")._replace(booked_requests=3, booked_prompt_tokens=30)
     decision = decide(view("idle"), booked)
     assert decision.replica == "booked"
 

@@ -71,7 +71,7 @@ def test_a_backlog_of_prompts_delays_the_shortest_completions_most() -> None:
 
 
 def test_a_replica_whose_steps_take_longer_is_predicted_slower() -> None:
-    slow = replace(view(4), pace=2.0)
+    slow = view(4)._replace(pace=2.0)
     found, usual = prospect(REQUEST, slow, VARIANT), prospect(REQUEST, view(4), VARIANT)
     assert found.tpot_s == pytest.approx(2 * usual.tpot_s)
     assert found.ttft_s == pytest.approx(2 * usual.ttft_s)
