@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
+from loadtest.compaction import moves_from
 from loadtest.descriptions import slot_of
 from loadtest.simulated_nodes import NodeState, SimulatedNode, SimulatedNodes
 from loadtest.simulated_replica import ReplicaEnergy, SimulatedReplica
@@ -61,11 +62,12 @@ class PoolListener(Protocol):
 
 @dataclass(slots=True, eq=False)
 class _Start:
-    """A replica that has been asked for and does not serve yet."""
+    """A replica that has been asked for and does not serve yet, maybe in another's place."""
 
     placement: Placement
     node: SimulatedNode
     power_w: float
+    replaced: ReplicaId | None = None
     cancelled: bool = False
 
 
@@ -108,6 +110,8 @@ class ReplicaPool:
         self._listener = listener
         self._slots = {slot_of(each): _Slot(each) for each in cluster.placements}
         self._places: dict[ReplicaId, _Place] = {}
+        # Starts that replace a replica elsewhere; nobody but the pool needs to know of them.
+        self._moving: list[_Start] = []
         self._wanted_nodes: Mapping[NodeGroupName, int] | None = None
         self._gone = ReplicaEnergy(0.0, 0.0, 0.0)
         self._gone_settled_j = 0.0
@@ -127,6 +131,7 @@ class ReplicaPool:
         for state in self._slots.values():
             self._place(state, at_once=at_once)
         self._halt()
+        self._compact()
 
     def fail(self, replica: ReplicaId) -> None:
         """Let a replica die; nothing if it is not there."""
@@ -145,6 +150,9 @@ class ReplicaPool:
             for start in [each for each in state.starting if each.node is place.node]:
                 state.starting.remove(start)
                 self._abandon(start)
+        for start in [each for each in self._moving if each.node is place.node]:
+            self._moving.remove(start)
+            self._abandon(start)
         for name in [name for name, other in self._places.items() if other.node is place.node]:
             self.fail(name)
         place.node.turn(NodeState.OFF, self._events.now_s)
@@ -240,19 +248,27 @@ class ReplicaPool:
             if node is None:
                 return
             state.unplaced -= 1
-            power_w = placement.start_j / placement.start_s if placement.start_s else 0.0
-            start = _Start(placement, node, power_w)
-            node.start(placement.accelerators, power_w, now_s)
+            start = self._start(placement, node)
             state.starting.append(start)
             if at_once:
                 self._started(state, start)
             else:
                 self._events.at(now_s + placement.start_s, partial(self._started, state, start))
 
+    def _start(
+        self, placement: Placement, node: SimulatedNode, replaced: ReplicaId | None = None
+    ) -> _Start:
+        power_w = placement.start_j / placement.start_s if placement.start_s else 0.0
+        node.start(placement.accelerators, power_w, self._events.now_s)
+        return _Start(placement, node, power_w, replaced)
+
     def _started(self, state: _Slot, start: _Start) -> None:
         if start.cancelled:
             return
-        state.starting.remove(start)
+        if start.replaced is None:
+            state.starting.remove(start)
+        else:
+            self._moving.remove(start)
         placement = start.placement
         start.node.serve(placement.accelerators, start.power_w, self._events.now_s)
         self.started += 1
@@ -267,6 +283,8 @@ class ReplicaPool:
         self.replicas[name] = state.serving[name] = replica
         self._places[name] = _Place(placement, start.node)
         self._listener.joined(replica)
+        if start.replaced in state.serving:
+            self._drain(state, state.serving[start.replaced])
 
     def _booted(self, node: SimulatedNode) -> None:
         for state in self._slots.values():
@@ -281,7 +299,9 @@ class ReplicaPool:
         if state.starting:
             self._abandon(state.starting.pop())
             return
-        replica = max(state.serving.values(), key=self._dispensable)
+        self._drain(state, max(state.serving.values(), key=self._dispensable))
+
+    def _drain(self, state: _Slot, replica: SimulatedReplica) -> None:
         del state.serving[replica.replica]
         replica.draining = True
         self._listener.drains(replica)
@@ -320,6 +340,30 @@ class ReplicaPool:
             return
         for group in self._cluster.groups:
             self.nodes.halt(group, self._wanted_nodes.get(group, 0))
+
+    def _compact(self) -> None:
+        """Empty a node of each group that has more on than are wanted, one at a time."""
+        if self._wanted_nodes is None:
+            return
+        moving = {start.placement.group for start in self._moving}
+        for group, nodes in self.nodes.nodes.items():
+            if group in moving or self.nodes.on(group) <= self._wanted_nodes.get(group, 0):
+                continue
+            for replica, node in moves_from(nodes, self._held()):
+                placement = self._places[replica].placement
+                start = self._start(placement, node, replica)
+                self._moving.append(start)
+                due_s = self._events.now_s + placement.start_s
+                state = self._slots[slot_of(placement)]
+                self._events.at(due_s, partial(self._started, state, start))
+
+    def _held(self) -> dict[SimulatedNode, dict[ReplicaId, int]]:
+        held: dict[SimulatedNode, dict[ReplicaId, int]] = {}
+        for state in self._slots.values():
+            for name in state.serving:
+                node = self._places[name].node
+                held.setdefault(node, {})[name] = state.placement.accelerators
+        return held
 
 
 def nodes_on(pool: ReplicaPool) -> int:

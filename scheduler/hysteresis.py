@@ -141,7 +141,8 @@ def _fitted(
 ) -> list[int]:
     """Add what is kept to what is wanted, as far as nodes and the power budget have room.
 
-    What is only kept for its price gives way first, then what would be woken.
+    What is only kept for its price gives way first, for no node is switched on to keep it; then
+    what would be woken.
     """
     replicas = [
         min(terms.ceiling, want + max(keep, stay))
@@ -151,21 +152,26 @@ def _fitted(
     ]
     firm = [want + stay for want, stay in zip(wanted.replicas, bridged, strict=True)]
     present = [min(count, terms.awake) for count, terms in zip(firm, instance.slots, strict=True)]
-    for floor in (firm, present):
-        _make_room(instance, replicas, floor, _draining(instance, census))
+    on = [max(a.on, b) for a, b in zip(instance.groups, wanted.nodes, strict=True)]
+    most = [terms.group.max_nodes for terms in instance.groups]
+    for floor, nodes in ((firm, on), (present, most)):
+        _make_room(instance, replicas, floor, _draining(instance, census), nodes)
         _save_power(instance, wanted, replicas, floor)
     return replicas
 
 
 def _make_room(
-    instance: Instance, replicas: list[int], floor: Sequence[int], draining: Sequence[int]
+    instance: Instance,
+    replicas: list[int],
+    floor: Sequence[int],
+    draining: Sequence[int],
+    nodes: Sequence[int],
 ) -> None:
-    """Lower counts toward a floor until every group's nodes hold them and those that drain."""
+    """Lower counts toward a floor until so many nodes hold them and those that drain."""
     for index, terms in enumerate(instance.slots):
-        group = instance.groups[terms.group].group
         while replicas[index] > floor[index]:
             held = [count + leaving for count, leaving in zip(replicas, draining, strict=True)]
-            if instance.nodes_for(held)[terms.group] <= group.max_nodes:
+            if instance.nodes_for(held)[terms.group] <= nodes[terms.group]:
                 break
             replicas[index] -= 1
 
@@ -204,7 +210,7 @@ def _nodes(
     draining = _draining(instance, census)
     needed = instance.nodes_for([a + b for a, b in zip(replicas, draining, strict=True)])
     clocks = [
-        _clock(
+        _node_clock(
             () if previous is None else previous.spare_since_s.get(terms.group.name, ()),
             terms.on - wanted.nodes[index],
             census.observed_at_s,
@@ -219,15 +225,19 @@ def _nodes(
     ]
     if not _within_budget(instance, wanted, replicas, nodes):
         nodes = needed
-    return tuple(nodes), tuple(
-        clock[len(clock) - max(0, min(count, terms.on) - wanted.nodes[index]) :]
-        for index, (count, clock, terms) in enumerate(
-            zip(nodes, clocks, instance.groups, strict=True)
-        )
-    )
+    return tuple(nodes), tuple(clocks)
 
 
 def _young(clock: tuple[float, ...], terms: GroupTerms, census: Census) -> int:
     """Nodes that have not been superfluous for long enough."""
     patience_s = node_patience_s(terms)
     return sum(census.observed_at_s - since_s < patience_s for since_s in clock)
+
+
+def _node_clock(before: tuple[float, ...], surplus: int, now_s: float) -> tuple[float, ...]:
+    """Carry on the clocks of superfluous nodes: the oldest is the first to go, or to be of use.
+
+    A node that was told to go may be on for a while, until it is empty; its clock goes on.
+    """
+    going = before[max(0, len(before) - max(0, surplus)) :]
+    return going + (now_s,) * (max(0, surplus) - len(going))

@@ -135,6 +135,10 @@ class Instance:
     horizon_s: float
     budget_w: float
 
+    def without_headroom(self) -> Instance:
+        """Give the same for the mean rates alone."""
+        return replace(self, loads=tuple(load._replace(headroom=0.0) for load in self.loads))
+
     def nodes_for(self, replicas: Sequence[float]) -> list[int]:
         """Count the nodes that hold so many replicas of each slot, group by group."""
         taken = [0.0] * len(self.groups)

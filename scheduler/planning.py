@@ -52,6 +52,9 @@ def plan(plan_input: PlanInput, *, previous: Plan | None = None) -> Plan:
     wanted, solver = best_solution(instance, plan_input.settings.solve_limit_s * SEARCH_SHARE)
     wanted = _stay(instance, wanted, plan_input.settings.solve_limit_s)
     bridge = _bridge(instance, wanted, plan_input)
+    if _takes_a_node(instance, wanted, bridge):
+        # Headroom may be short until what is woken serves; a node would take longer.
+        bridge = _bridge(instance.without_headroom(), wanted, plan_input)
     settled = settle(instance, wanted, bridge, plan_input.census, previous)
     return _plan(plan_input, instance, wanted, settled, solver)
 
@@ -88,6 +91,17 @@ def _bridge(instance: Instance, wanted: Solution, plan_input: PlanInput) -> list
     if bridge is not None:
         return list(bridge.replicas)
     return serving if math.isinf(instance.budget_w) else staying
+
+
+def _takes_a_node(instance: Instance, wanted: Solution, bridge: list[int]) -> bool:
+    """Whether keeping what serves until others do would switch a node on for that alone."""
+    both = [max(a, b) for a, b in zip(wanted.replicas, bridge, strict=True)]
+    return any(
+        needed > max(terms.on, nodes)
+        for needed, nodes, terms in zip(
+            instance.nodes_for(both), wanted.nodes, instance.groups, strict=True
+        )
+    )
 
 
 def _plan(
