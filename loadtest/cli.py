@@ -1,4 +1,4 @@
-"""The commands of this room: `jouleserve simulate`, also as `python -m loadtest.cli`.
+"""The commands of this room: `jouleserve simulate` and `study`, also by `python -m loadtest.cli`.
 
 Its own module because it alone speaks to people. What it needs is imported when it is
 called, so that the command line it is a part of starts quickly.
@@ -7,7 +7,7 @@ called, so that the command line it is a part of starts quickly.
 from __future__ import annotations
 
 import sys
-from pathlib import Path  # noqa: TC003 (typer reads the annotations of commands)
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from loadtest.comparisons import ArrivalKind, Case, CaseRun, Experiment
+    from loadtest.study import Part
 
 # Tables in a pipe or a file are as wide as they need, up to this many characters.
 _PIPE_WIDTH = 200
@@ -68,6 +69,9 @@ def simulate(  # noqa: PLR0913 (one argument for each option)
         float | None,
         typer.Option(min=1e-6, help="Requests/s that a load of 1 is; by default found by trial."),
     ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Only this variant is there; repeatable.")
+    ] = None,
     bound: Annotated[bool, typer.Option(help="Compute the lower bounds.")] = True,
     jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
     png: Annotated[bool, typer.Option("--png", help="Plots as PNG instead of SVG.")] = False,
@@ -98,11 +102,70 @@ def simulate(  # noqa: PLR0913 (one argument for each option)
             seed or [0],
             _known_policies(policy or ["power_of_two", "energy"]),
             _known_autoscalers(autoscaler or ["everything_awake", "planner"]),
+            only or (),
         )
         _run(experiment, cases, out, jobs, "png" if png else "svg")
     except LoadtestError as error:
         Console(stderr=True).print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True)
         raise typer.Exit(_USAGE_ERROR) from error
+
+
+def study(  # noqa: PLR0913 (one argument for each option)
+    *,
+    traces: Annotated[Path, typer.Option(help="Folder of trace files.")],
+    out: Annotated[Path, typer.Option(help="Folder for tables and JSON.")],
+    fleets: Annotated[Path, typer.Option(help="Folder of descriptions.")] = Path("examples/fleets"),
+    part: Annotated[list[str] | None, typer.Option(help="Repeatable; by default all.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each case, paired.")] = 5,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
+    resume: Annotated[bool, typer.Option("--resume", help="Skip parts that are there.")] = False,
+) -> None:
+    """Make all comparisons of the study again; hours on a few cores."""
+    from loadtest.comparisons import with_rate
+    from loadtest.study import parts_named
+
+    console = Console()
+    try:
+        for each in parts_named(part or ()):
+            if resume and (out / f"{each.name}.json").exists():
+                console.print(f"{each.name}: is there", highlight=False)
+            elif each.trace is not None and not (traces / each.trace).exists():
+                console.print(f"{each.name}: skipped, {traces} has no {each.trace}", style="yellow")
+            else:
+                experiment = with_rate(each.experiment(fleets, traces))
+                _answer(each, experiment, each.cases(seeds), out, jobs)
+    except LoadtestError as error:
+        Console(stderr=True).print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True)
+        raise typer.Exit(_USAGE_ERROR) from error
+
+
+def _answer(
+    part: Part, experiment: Experiment, cases: Sequence[Case], out: Path, jobs: int
+) -> None:
+    """Run a part of the study; its files appear when it is done."""
+    import json
+
+    from loadtest.comparisons import compare
+    from loadtest.results import as_json
+    from loadtest.tables import comparison_table, markdown_table
+
+    progress = Console(stderr=True)
+    runs = list(
+        track(compare(experiment, cases, jobs), part.name, total=len(cases), console=progress)
+    )
+    content = {
+        "question": part.question,
+        "rate_at_full_load": experiment.rate_at_full_load,
+        "runs": [{"only": run.case.only, **as_json(run.result)} for run in runs],
+    }
+    text = (
+        f"{part.question}\n\n100 % load is {experiment.rate_at_full_load:.4g} requests/s;"
+        f" {len({case.seed for case in cases})} seeds.\n\n{markdown_table(runs)}"
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    (out / f"{part.name}.md").write_text(text, encoding="utf-8")
+    (out / f"{part.name}.json").write_text(json.dumps(content) + "\n", encoding="utf-8")
+    Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH).print(comparison_table(runs))
 
 
 def _run(experiment: Experiment, cases: Sequence[Case], out: Path, jobs: int, kind: str) -> None:
@@ -171,11 +234,7 @@ def _known_autoscalers(names: list[str]) -> list[str]:
 
 app = typer.Typer(pretty_exceptions_enable=False, no_args_is_help=True)
 app.command()(simulate)
-
-
-@app.callback()
-def _keep_the_name() -> None:
-    """Load tests of Jouleserve."""  # A single command without this would lose its name.
+app.command()(study)
 
 
 if __name__ == "__main__":

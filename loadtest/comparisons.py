@@ -66,6 +66,7 @@ class Case(NamedTuple):
         seed: of chance; cases of one seed get the same requests.
         policy: that routes.
         autoscaler: that scales.
+        only: variants that are there; all if it is empty. What a load means stays the same.
 
     """
 
@@ -73,11 +74,13 @@ class Case(NamedTuple):
     seed: int
     policy: str
     autoscaler: str
+    only: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
-        """Policy and autoscaler."""
-        return f"{self.policy} + {self.autoscaler}"
+        """Policy and autoscaler, and the variants if they are not all there."""
+        with_these = f" with {', '.join(self.only)}" if self.only else ""
+        return f"{self.policy} + {self.autoscaler}{with_these}"
 
 
 class Curves(NamedTuple):
@@ -152,9 +155,12 @@ def cases_of(
     seeds: Sequence[int],
     policies: Sequence[str],
     autoscalers: Sequence[str],
+    only: Sequence[str] = (),
 ) -> list[Case]:
     """Lay out every combination; those of one workload stand together."""
-    return [Case(*each) for each in itertools.product(loads, seeds, policies, autoscalers)]
+    return [
+        Case(*each, tuple(only)) for each in itertools.product(loads, seeds, policies, autoscalers)
+    ]
 
 
 def compare(experiment: Experiment, cases: Sequence[Case], jobs: int = 1) -> Iterator[CaseRun]:
@@ -184,9 +190,10 @@ def run_cases(experiment: Experiment, cases: Sequence[Case]) -> Iterator[CaseRun
         return
     load, seed = cases[0].load, cases[0].seed
     workload = workload_of(experiment, load, seed)
-    cluster = _suited(experiment.cluster, workload)
+    whole = _suited(experiment.cluster, workload)
     bound: Bound | None = None
     for case in cases:
+        cluster = whole.with_variants(case.only) if case.only else whole
         beliefs = _beliefs(experiment, cluster, seed)
         record = VirtualCluster(
             cluster,
@@ -197,7 +204,7 @@ def run_cases(experiment: Experiment, cases: Sequence[Case]) -> Iterator[CaseRun
             losses=experiment.losses,
         ).run(workload, experiment.warmup_s)
         if bound is None and experiment.bounded:
-            bound = bound_of(cluster, workload, experiment.warmup_s, record)
+            bound = bound_of(whole, workload, experiment.warmup_s, record)
         result = measure(record, cluster, load, bound)
         yield CaseRun(case, result, _curves(record))
 

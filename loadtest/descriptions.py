@@ -9,13 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from loadtest.errors import LoadtestError
 from loadtest.simulated_replica import EngineSettings
 from scheduler.capacity import capability
 from scheduler.plans import Demand, Slot
 from scheduler.routing import Limits
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from scheduler.fleet import Variant
     from scheduler.plans import NodeGroup, NodeGroupName, Placement
@@ -105,6 +106,36 @@ class ClusterDescription:
         group = self.groups[placement.group]
         most = group.accelerators_per_node // placement.accelerators * group.max_nodes
         return most if placement.max_replicas is None else min(most, placement.max_replicas)
+
+    def with_objectives(self, factor: float) -> ClusterDescription:
+        """The same cluster with all latency objectives multiplied."""
+        classes = {
+            name: replace(
+                each,
+                objective=replace(
+                    each.objective,
+                    ttft_s=factor * each.objective.ttft_s,
+                    tpot_s=factor * each.objective.tpot_s,
+                ),
+            )
+            for name, each in self.classes.items()
+        }
+        return replace(self, classes=classes)
+
+    def with_variants(self, names: Sequence[str]) -> ClusterDescription:
+        """The same nodes with these variants alone.
+
+        Raises:
+            LoadtestError: no placement has one of them.
+
+        """
+        placed = {placement.variant for placement in self.placements}
+        for name in names:
+            if name not in placed:
+                known = ", ".join(sorted(placed))
+                raise LoadtestError(f"fleet {self.name} has no variant {name!r}; known: {known}")
+        kept = tuple(each for each in self.placements if each.variant in names)
+        return replace(self, placements=kept)
 
     def with_block_tokens(self, block_tokens: int) -> ClusterDescription:
         """The same cluster with KV blocks, and so prefixes, of another size."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.table import Table
+from scipy.stats import t
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -18,8 +19,21 @@ if TYPE_CHECKING:
 
 _MS = 1e3
 _KW = 1e-3
-# Half the width of a 95 % interval, in standard errors; close enough from five seeds on.
-_T95 = 2.0
+_HEADINGS = (
+    "SLO %",
+    "TTFT p50 ms",
+    "p99",
+    "TPOT p50 ms",
+    "p99",
+    "J/token",
+    "saved %",
+    "kW",
+    "replicas",
+    "E/E_LP",
+    "E/E_MILP",
+    "cached %",
+    "shed",
+)
 
 
 def comparison_table(runs: Sequence[CaseRun]) -> Table:
@@ -31,22 +45,26 @@ def comparison_table(runs: Sequence[CaseRun]) -> Table:
     table = Table(title=f"{runs[0].result.fleet}, {runs[0].result.workload}", title_justify="left")
     for heading in ("load", "policy", "autoscaler"):
         table.add_column(heading)
-    for heading in (
-        "SLO %",
-        "TTFT p50 ms",
-        "p99",
-        "TPOT p50 ms",
-        "p99",
-        "J/token",
-        "saved %",
-        "kW",
-        "replicas",
-        "E/E_LP",
-        "E/E_MILP",
-        "cached %",
-        "shed",
-    ):
+    for heading in _HEADINGS:
         table.add_column(heading, justify="right")
+    for rows in _rows(runs):
+        for row in rows:
+            table.add_row(*row)
+        table.add_section()
+    return table
+
+
+def markdown_table(runs: Sequence[CaseRun]) -> str:
+    """Give the same rows in Markdown."""
+    headings = ("load", "policy", "autoscaler", *_HEADINGS)
+    aligned = ["---"] * 3 + ["---:"] * len(_HEADINGS)
+    lines = [headings, aligned, *(row for rows in _rows(runs) for row in rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _rows(runs: Sequence[CaseRun]) -> list[list[tuple[str, ...]]]:
+    """Give the cells of each row, load by load."""
+    sections = []
     for load in dict.fromkeys(run.case.load for run in runs):
         at_load = [run for run in runs if run.case.load == load]
         base = {
@@ -54,23 +72,24 @@ def comparison_table(runs: Sequence[CaseRun]) -> Table:
             for run in at_load
             if run.case.label == at_load[0].case.label
         }
-        for label in dict.fromkeys(run.case.label for run in at_load):
-            _add_row(table, [run for run in at_load if run.case.label == label], base)
-        table.add_section()
-    return table
+        labels = dict.fromkeys(run.case.label for run in at_load)
+        sections.append(
+            [_row([run for run in at_load if run.case.label == label], base) for label in labels]
+        )
+    return sections
 
 
-def _add_row(table: Table, runs: Sequence[CaseRun], base: dict[int, float]) -> None:
+def _row(runs: Sequence[CaseRun], base: dict[int, float]) -> tuple[str, ...]:
     case, results = runs[0].case, [run.result for run in runs]
     saved = [
         100 * (1 - run.result.joules_per_token / base[run.case.seed])
         for run in runs
         if run.case.seed in base
     ]
-    table.add_row(
+    return (
         f"{case.load:.0%}",
         case.policy,
-        case.autoscaler,
+        f"{case.autoscaler} ({', '.join(case.only)})" if case.only else case.autoscaler,
         _over(results, lambda each: 100 * each.slo_attainment, 2),
         _over(results, lambda each: _MS * _weighted(each, "ttft_s", "p50"), 0),
         _over(results, lambda each: _MS * _weighted(each, "ttft_s", "p99"), 0),
@@ -99,11 +118,18 @@ def _over(results: Sequence[Result], measure: Callable[[Result], float], digits:
     return _interval([measure(each) for each in results], digits)
 
 
+def half_interval(values: Sequence[float]) -> float:
+    """Half the width of the 95 % interval of a mean, by Student's t; at least two values."""
+    error = float(np.std(values, ddof=1)) / len(values) ** 0.5
+    quantile: float = t.ppf(0.975, len(values) - 1)
+    return quantile * error
+
+
 def _interval(values: Sequence[float], digits: int) -> str:
     if not values or np.isnan(values).all():
         return "–"
     mean = f"{np.mean(values):.{digits}f}"
     if len(values) == 1:
         return mean
-    half = _T95 * float(np.std(values, ddof=1)) / len(values) ** 0.5
+    half = half_interval(values)
     return f"{mean} ± {half:.{digits}f}"
