@@ -5,6 +5,7 @@ Its own module because columns are chosen once; files carry everything.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -120,9 +121,9 @@ def _over(results: Sequence[Result], measure: Callable[[Result], float], digits:
 
 def half_interval(values: Sequence[float]) -> float:
     """Half the width of the 95 % interval of a mean, by Student's t; at least two values."""
-    error = float(np.std(values, ddof=1)) / len(values) ** 0.5
-    quantile: float = t.ppf(0.975, len(values) - 1)
-    return quantile * error
+    error = float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    half: float = t.ppf(0.975, len(values) - 1) * error
+    return half
 
 
 def _interval(values: Sequence[float], digits: int) -> str:
