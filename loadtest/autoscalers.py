@@ -22,29 +22,7 @@ if TYPE_CHECKING:
     from scheduler.fleet import Variant
     from scheduler.plans import Census, Demand, NodeGroupName, Placement, Slot
     from scheduler.requests import VariantName
-
-
-class Traffic(NamedTuple):
-    """What gateways saw of one service class since the observation before.
-
-    Attributes:
-        service_class: by name.
-        requests: that came.
-        prompt_tokens: of these.
-        completions: that ended.
-        completion_tokens: of those.
-        cached_tokens: of their prompts, found in prefix caches.
-        completed_prompt_tokens: of their prompts.
-
-    """
-
-    service_class: str
-    requests: int
-    prompt_tokens: int
-    completions: int
-    completion_tokens: int
-    cached_tokens: int
-    completed_prompt_tokens: int
+    from scheduler.traffic import Traffic
 
 
 class Observation(NamedTuple):
@@ -64,7 +42,7 @@ class Observation(NamedTuple):
     period_s: float
     census: Census
     requests: Mapping[Slot, int]
-    traffic: tuple[Traffic, ...]
+    traffic: Mapping[str, Traffic]
     variants: Mapping[VariantName, Variant]
 
 

@@ -20,6 +20,7 @@ from scheduler.lengths import CompletionLengths
 from scheduler.prefixes import PrefixIndex
 from scheduler.requests import Request, RequestId
 from scheduler.routing import Latencies, Learner, NoReplica, route
+from scheduler.traffic import Traffic, crowded
 
 if TYPE_CHECKING:
     import random
@@ -79,7 +80,7 @@ class SimulatedGateway:
         injected: requests that came.
         shed: refused.
         failed: that broke off.
-        traffic: by service class, the totals of `loadtest.autoscalers.Traffic`.
+        traffic: totals by service class.
 
     """
 
@@ -100,7 +101,7 @@ class SimulatedGateway:
         self.injected = 0
         self.shed = 0
         self.failed = 0
-        self.traffic = {name: [0] * 6 for name in cluster.classes}
+        self.traffic = {name: Traffic() for name in cluster.classes}
         self._settings = cluster.gateway
         self._model = cluster.model
         self._facts = ModelFacts(cluster.model, tuple(beliefs.values()))
@@ -146,8 +147,8 @@ class SimulatedGateway:
         """Admit a request, or shed it; route it."""
         self.injected += 1
         traffic = self.traffic[source.service_class]
-        traffic[0] += 1
-        traffic[1] += source.prompt_tokens
+        traffic.requests += 1
+        traffic.prompt_tokens += source.prompt_tokens
         service_class = self._classes[source.service_class]
         objective = service_class.objective
         settings = self._settings
@@ -188,6 +189,8 @@ class SimulatedGateway:
             self._rng,
             limits=self._settings.limits,
         )
+        if crowded(call.request, verdict, self._facts.variants):
+            self.traffic[call.source.service_class].crowded += 1
         if isinstance(verdict, NoReplica):
             self._shed(call.source, call.service_class)
             return
@@ -271,10 +274,10 @@ class SimulatedGateway:
             source = call.source
             self._learn(call, sequence)
             traffic = self.traffic[source.service_class]
-            traffic[2] += 1
-            traffic[3] += sequence.generated
-            traffic[4] += sequence.cached_tokens
-            traffic[5] += sequence.prompt_tokens
+            traffic.completions += 1
+            traffic.completion_tokens += sequence.generated
+            traffic.cached_tokens += sequence.cached_tokens
+            traffic.completed_prompt_tokens += sequence.prompt_tokens
         self.reported(replica, report)
 
     def _learn(self, call: Call, sequence: Sequence) -> None:

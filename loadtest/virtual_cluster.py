@@ -9,16 +9,17 @@ from __future__ import annotations
 import itertools
 import random
 from dataclasses import replace
-from functools import partial
+from functools import partial, reduce
 from typing import TYPE_CHECKING
 
-from loadtest.autoscalers import Observation, Traffic
+from loadtest.autoscalers import Observation
 from loadtest.events import EventQueue
 from loadtest.outcomes import Outcomes
 from loadtest.records import Balance, EnergyParts, Loss, Mark, RunRecord, Sample
 from loadtest.replica_pool import ReplicaPool
 from loadtest.simulated_gateway import SimulatedGateway
 from scheduler.policies import make_policy
+from scheduler.traffic import Traffic
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -98,7 +99,7 @@ class VirtualCluster:
             )
             for index in range(cluster.gateway.gateways)
         ]
-        self._traffic_before: dict[str, tuple[int, ...]] = dict.fromkeys(cluster.classes, (0,) * 6)
+        self._traffic_before = {name: Traffic() for name in cluster.classes}
         self._sample_s = sample_s
         self._samples: list[Sample] = []
         self._sampled = (0.0, 0)
@@ -256,19 +257,18 @@ class VirtualCluster:
 
     def _scale(self) -> None:
         now_s = self.events.now_s
-        traffic = []
+        traffic, before = {}, self._traffic_before
         for name in self._cluster.classes:
-            parts = zip(*(gateway.traffic[name] for gateway in self._gateways), strict=True)
-            total = tuple(map(sum, parts))
-            since = [a - b for a, b in zip(total, self._traffic_before[name], strict=True)]
-            self._traffic_before[name] = total
-            traffic.append(Traffic(name, *since))
+            counts = (gateway.traffic[name] for gateway in self._gateways)
+            total = reduce(Traffic.plus, counts, Traffic())
+            traffic[name] = total.since(before[name])
+            before[name] = total
         seen = Observation(
             now_s,
             now_s - self._decided_at_s,
             self.pool.census(),
             self.pool.requests(),
-            tuple(traffic),
+            traffic,
             self._gateways[0].variants,
         )
         self._decided_at_s = now_s

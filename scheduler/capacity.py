@@ -150,7 +150,7 @@ def floor_of(capability: Capability) -> Capability:
     )
 
 
-def headroom(demand: Demand, residence_s: float, risk: float) -> float:
+def headroom(demand: Demand, residence_s: float) -> float:
     """Requests/s to be kept free above a demand's mean.
 
     Arrivals are Poisson, so the number of requests in service has mean and variance λ·S,
@@ -161,7 +161,7 @@ def headroom(demand: Demand, residence_s: float, risk: float) -> float:
     """
     rate = max(demand.requests_per_s, demand.upper_requests_per_s)
     missed = rate - demand.requests_per_s
-    return math.hypot(missed, risk * math.sqrt(rate / residence_s))
+    return math.hypot(missed, demand.risk * math.sqrt(rate / residence_s))
 
 
 def _point(variant: Variant, demand: Demand, batch: float) -> _Point:

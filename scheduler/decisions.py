@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from scheduler.requests import ReplicaId, VariantName
+    from scheduler.requests import Objective, ReplicaId, VariantName
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,10 @@ class Latencies(NamedTuple):
 
     ttft_s: float
     tpot_s: float
+
+    def keep(self, objective: Objective) -> bool:
+        """Whether both stay within an objective."""
+        return self.ttft_s <= objective.ttft_s and self.tpot_s <= objective.tpot_s
 
 
 @dataclass(frozen=True, slots=True)

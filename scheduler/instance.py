@@ -189,7 +189,6 @@ def relaxed_instance_of(plan_input: PlanInput) -> Instance:
     settings = replace(
         plan_input.settings,
         load_share=1.0,
-        risk=0.0,
         horizon_s=math.inf,
         power_budget_w=None,
         carbon_weight=0.0,
@@ -200,7 +199,9 @@ def relaxed_instance_of(plan_input: PlanInput) -> Instance:
             plan_input,
             settings=settings,
             placements=tuple(replace(p, min_replicas=0) for p in plan_input.placements),
-            demands=tuple(replace(d, upper_requests_per_s=0.0) for d in plan_input.demands),
+            demands=tuple(
+                replace(each, upper_requests_per_s=0.0, risk=0.0) for each in plan_input.demands
+            ),
         ),
         cautious=False,
     )
@@ -254,7 +255,7 @@ def _load_terms(
             ability.residence_s for (_, other), ability in able.items() if other == column
         ]
         # The shortest residence averages least and asks for the most headroom.
-        spare = headroom(demand, min(residences), plan_input.settings.risk) if residences else 0.0
+        spare = headroom(demand, min(residences)) if residences else 0.0
         if demand.requests_per_s > NO_RATE or spare > NO_RATE:
             loads.append(LoadTerms(column, demand.requests_per_s, spare))
     return tuple(loads)

@@ -112,6 +112,7 @@ class Demand:
         cached_share: of prompt tokens found in prefix caches, 0 to 1.
         upper_requests_per_s: rate that a forecast will hardly exceed; capacity is kept for
             it where it is above the mean, while energy is reckoned at the mean.
+        risk: z, of standard deviations of a Poisson number of requests that are kept free.
 
     """
 
@@ -122,6 +123,7 @@ class Demand:
     completion_tokens: float
     cached_share: float = 0.0
     upper_requests_per_s: float = 0.0
+    risk: float = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +133,6 @@ class PlanSettings:
     Attributes:
         horizon_s: that a plan is made for.
         load_share: ρ, of a replica's highest SLO-keeping rate that a plan may use.
-        risk: z, of Poisson standard deviations kept free above the mean.
         power_budget_w: that a plan must stay within; None for none.
         carbon_weight: joules that a gram of CO2 counts as.
         price_weight: joules that a unit of price counts as.
@@ -141,7 +142,6 @@ class PlanSettings:
 
     horizon_s: float = 300.0
     load_share: float = 1.0
-    risk: float = 2.0
     power_budget_w: float | None = None
     carbon_weight: float = 0.0
     price_weight: float = 0.0

@@ -59,9 +59,9 @@ def group(
     return NodeGroup(H100, "h100-sxm", size, max_nodes, node_w, bare_w, 180.0, boot_j)
 
 
-def demand(rate: float, objective: Objective = TPOT_20_MS) -> Demand:
+def demand(rate: float, objective: Objective = TPOT_20_MS, *, risk: float = 2.0) -> Demand:
     """Azure chat at a rate."""
-    return Demand(LLAMA, objective, rate, PROMPT_TOKENS, COMPLETION_TOKENS)
+    return Demand(LLAMA, objective, rate, PROMPT_TOKENS, COMPLETION_TOKENS, risk=risk)
 
 
 def plan_input(

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from scheduler.decisions import Latencies
     from scheduler.outlook import BoolArray, FloatArray, ModelColumns
     from scheduler.prospects import Prospects
-    from scheduler.requests import ModelName, Objective, Request
+    from scheduler.requests import ModelName, Request
 
 # A client may ask for less than anything can keep, even for 0; beyond this it is all the same.
 SHORTEST_OBJECTIVE_S = 1e-3
@@ -116,10 +116,11 @@ class Energy:
         Requests of which no more was promised teach nothing: where load exceeds what is
         awake, or a client wants the impossible, room elsewhere would not have helped.
         """
-        if predicted is None or _exceeds(predicted, request.objective):
+        if predicted is None or not predicted.keep(request.objective):
             return
         low, high = SLO_SHARE_BOUNDS
-        lesson = LESSON * (self.missable - _exceeds(met, request.objective))
+        missed = not met.keep(request.objective)
+        lesson = LESSON * (self.missable - missed)
         self._shares[request.model] = min(high, max(low, self.share(request.model) + lesson))
 
     def share(self, model: ModelName) -> float:
@@ -164,9 +165,6 @@ def _allowed_s(objective_s: float, share: float) -> float:
     """Time that a prediction may take; an objective of nothing means as fast as can be."""
     return share * max(SHORTEST_OBJECTIVE_S, objective_s)
 
-
-def _exceeds(latencies: Latencies, objective: Objective) -> bool:
-    return latencies.ttft_s > objective.ttft_s or latencies.tpot_s > objective.tpot_s
 
 
 def _runner_up(columns: ModelColumns, eligible: BoolArray, scores: Scores, row: int) -> int | None:

@@ -109,8 +109,8 @@ def test_looser_objectives_never_carry_less(each: Variant, wanted: Demand) -> No
 
 
 def test_headroom_shrinks_relative_to_the_load() -> None:
-    few, many = (headroom(demand(rate), 4.0, 2.0) / rate for rate in (1.0, 100.0))
+    few, many = (headroom(demand(rate, risk=2.0), 4.0) / rate for rate in (1.0, 100.0))
     assert few == pytest.approx(1.0)
     assert many == pytest.approx(0.1)
-    missed = headroom(replace(demand(10.0), upper_requests_per_s=16.0), 4.0, 2.0)
+    missed = headroom(replace(demand(10.0, risk=2.0), upper_requests_per_s=16.0), 4.0)
     assert missed == pytest.approx(math.hypot(6.0, 4.0))

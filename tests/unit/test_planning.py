@@ -28,8 +28,7 @@ from tests.plan_fakes import (
     variant,
 )
 
-# Nothing is kept free: what the figures below assume.
-EXACT = PlanSettings(load_share=1.0, risk=0.0, solve_limit_s=30.0)
+PATIENT = PlanSettings(solve_limit_s=30.0)
 
 
 class Row(NamedTuple):
@@ -61,11 +60,11 @@ def eight(load: float, *, size: int, bare_w: float, floor: int = 0) -> PlanInput
     able = capability(variant(steps=DECODE_ONLY), demand(1.0))
     assert able is not None
     case = plan_input(
-        demand(load * 8 * able.requests_per_s),
+        demand(load * 8 * able.requests_per_s, risk=0.0),
         variants=(variant(steps=DECODE_ONLY),),
         nodes=group(size=size, max_nodes=8 // size, node_w=0.0, bare_w=bare_w, boot_j=0.0),
         start_j=0.0,
-        settings=EXACT,
+        settings=PATIENT,
     )
     return replace(case, placements=(replace(case.placements[0], min_replicas=floor),))
 
@@ -205,15 +204,15 @@ def test_a_cheaper_variant_is_woken_only_if_that_pays_within_the_horizon() -> No
 
 
 def test_no_power_no_replicas() -> None:
-    settings = replace(EXACT, power_budget_w=100.0)
+    settings = replace(PATIENT, power_budget_w=100.0)
     made = plan(plan_input(demand(5.0), settings=settings))
     assert made.replicas[Slot(BF16, H100)] == 0
     assert made.unserved == {0: pytest.approx(5.0)}
 
 
 def test_without_time_the_greedy_plan_states_its_gap() -> None:
-    case = plan_input(demand(60.0), settings=replace(EXACT, solve_limit_s=0.0))
-    hasty, patient = plan(case), plan(plan_input(demand(60.0), settings=EXACT))
+    case = plan_input(demand(60.0), settings=replace(PATIENT, solve_limit_s=0.0))
+    hasty, patient = plan(case), plan(plan_input(demand(60.0), settings=PATIENT))
     assert hasty.solver == "greedy"
     assert patient.solver == "milp"
     assert patient.predicted_w <= hasty.predicted_w <= patient.predicted_w * 1.1
