@@ -7,6 +7,7 @@ here the cases are laid out, and each gets its own cluster and the same workload
 from __future__ import annotations
 
 import itertools
+import math
 import random
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -265,7 +266,7 @@ def make_autoscaler(
     makers: Mapping[str, Callable[[], Autoscaler]] = {
         "everything_awake": lambda: EverythingAwake(cluster),
         "static_peak": lambda: StaticPeak(cluster, PEAK_FACTOR * load),
-        "queue_based": lambda: QueueBased(cluster, _demands(experiment), QueueSettings()),
+        "queue_based": lambda: QueueBased(cluster, _demands(experiment), _queue_settings(name)),
         "planner": lambda: Planned(cluster),
         "planner_keeps_nodes": lambda: Planned(
             cluster, PlannerOptions("planner_keeps_nodes", halts_nodes=False)
@@ -274,9 +275,38 @@ def make_autoscaler(
             cluster, PlannerOptions("planner_without_forecast", forecasts=False)
         ),
     }
-    if name not in makers:
-        raise LoadtestError(f"no autoscaler {name!r}; known: {', '.join(AUTOSCALERS)}")
-    return makers[name]()
+    check_autoscaler(name)
+    return makers[name.partition(":")[0]]()
+
+
+def check_autoscaler(name: str) -> None:
+    """Look whether there is an autoscaler of that name.
+
+    Raises:
+        LoadtestError: there is none, or what stands after its name is not right.
+
+    """
+    kind, colon, _ = name.partition(":")
+    if kind not in AUTOSCALERS or (colon and kind != "queue_based"):
+        known = f"{', '.join(AUTOSCALERS)}, queue_based:SHARE"
+        raise LoadtestError(f"no autoscaler {name!r}; known: {known}")
+    _queue_settings(name)
+
+
+def _queue_settings(name: str) -> QueueSettings:
+    """Read the target that may stand after the name, as in `queue_based:0.3`."""
+    _, colon, parameter = name.partition(":")
+    if not colon:
+        return QueueSettings()
+    try:
+        share = float(parameter)
+    except ValueError:
+        share = math.nan
+    if not 0 < share <= 1:
+        raise LoadtestError(
+            f"{name!r}: the target is a share of the largest batch, above 0 and up to 1"
+        )
+    return QueueSettings(target_share=share)
 
 
 def _times(experiment: Experiment, rate: float, rng: np.random.Generator) -> arrivals.Times:

@@ -188,6 +188,7 @@ class SimulatedGateway:
             self._policy,
             self._rng,
             limits=self._settings.limits,
+            reasoned=False,
         )
         if crowded(call.request, verdict, self._facts.variants):
             self.traffic[call.source.service_class].crowded += 1

@@ -30,7 +30,9 @@ SOME_LOADS = (0.1, 0.2, 0.7)
 Row = tuple[str, str] | tuple[str, str, tuple[str, ...]]
 
 SPREAD: Row = ("power_of_two", "everything_awake")
-QUEUE: Row = ("power_of_two", "queue_based")
+# Of 0.15, 0.25, 0.35 and 0.5, the highest target with which 99 % of the objectives are kept on
+# the fleet of 64 (at 10 and 40 % load), and there also the one that saves most.
+QUEUE: Row = ("power_of_two", "queue_based:0.25")
 OURS: Row = ("energy", "planner")
 
 

@@ -178,11 +178,13 @@ class FleetBoard:
                 rows = self._rows(self._variant_of[replica])
                 view = rows.views[replica]
                 self._put(rows, replica, view.report, draining=view.draining)
-        models = self._models.values()
+        models = tuple(self._models.values())
         return Fleet(
             observed_at_s=now_s,
             variants=self._variants,
-            replicas=tuple(chain.from_iterable(rows.views.values() for rows in models)),
+            replicas=models[0].views.values()
+            if len(models) == 1
+            else tuple(chain.from_iterable(rows.views.values() for rows in models)),
             columns={model: rows.snapshot(self._variants) for model, rows in self._models.items()},
             prefixes=self._prefixes,
             sleepers=self.sleepers,

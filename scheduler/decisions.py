@@ -79,7 +79,7 @@ class Decision:
         replica: the chosen one.
         variant: that it serves.
         policy: name of the policy that chose.
-        reason: one line for people.
+        reason: one line for people; empty if nobody asked.
         ranking: further replicas of the same variant, best first, should the chosen one
             be gone or full; at most `Limits.max_fallbacks`.
         candidates: every replica of the model, best first, then the excluded ones; empty

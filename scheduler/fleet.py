@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from scheduler.outlook import ModelColumns
     from scheduler.prefixes import PrefixIndex
@@ -180,7 +180,7 @@ class Fleet:
     Attributes:
         observed_at_s: the instant, on the gateway's monotonic clock.
         variants: by name.
-        replicas: in a stable order.
+        replicas: in a stable order; of a board's snapshot, they hold as long as it does.
         columns: the same replicas arranged for routing, where whoever made the fleet keeps
             them up to date (`scheduler.board`); None leaves it to each decision.
         prefixes: which replica holds the beginning of which prompt, as known now; None
@@ -191,7 +191,7 @@ class Fleet:
 
     observed_at_s: float
     variants: Mapping[VariantName, Variant]
-    replicas: tuple[ReplicaView, ...]
+    replicas: Collection[ReplicaView]
     columns: Mapping[ModelName, ModelColumns] | None = field(
         default=None, compare=False, repr=False
     )

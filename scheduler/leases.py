@@ -180,15 +180,15 @@ def replica_view(  # noqa: PLR0913 (a view has that many sides)
     """Merge a replica's newest report with what was booked since."""
     booked = leases.booked(replica)
     return ReplicaView(
-        replica=replica,
-        variant=variant,
-        report=report,
-        booked_requests=booked.requests,
-        booked_prompt_tokens=booked.prompt_tokens,
-        booked_completion_tokens=booked.completion_tokens,
-        booked_cached_tokens=booked.cached_tokens,
-        draining=draining,
-        pace=pace,
+        replica,
+        variant,
+        report,
+        booked.requests,
+        booked.prompt_tokens,
+        booked.completion_tokens,
+        booked.cached_tokens,
+        draining,
+        pace,
     )
 
 

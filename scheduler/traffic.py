@@ -121,7 +121,9 @@ class Stream:
             share = traffic.cached_tokens / max(1, traffic.completed_prompt_tokens)
             self.cached_share += weight * (share - self.cached_share)
 
-    def demand(self, model: ModelName, objective: Objective, now_s: float, ahead_s: float) -> Demand:
+    def demand(
+        self, model: ModelName, objective: Objective, now_s: float, ahead_s: float
+    ) -> Demand:
         """Say what will come from now until a horizon; of an unknown length, one token."""
         ahead = self.forecaster.predict(now_s, ahead_s)
         return Demand(
@@ -141,9 +143,7 @@ class Stream:
         self.risk = min(MOST_RISK, max(0.0, self.risk + excess * period_s / RELAX_S))
 
 
-def crowded(
-    request: Request, verdict: Decision | NoReplica, variants: Iterable[Variant]
-) -> bool:
+def crowded(request: Request, verdict: Decision | NoReplica, variants: Iterable[Variant]) -> bool:
     """Whether there was no room for a request that an idle replica would have had.
 
     Args:

@@ -166,7 +166,6 @@ def _allowed_s(objective_s: float, share: float) -> float:
     return share * max(SHORTEST_OBJECTIVE_S, objective_s)
 
 
-
 def _runner_up(columns: ModelColumns, eligible: BoolArray, scores: Scores, row: int) -> int | None:
     """Find the best row of another variant, else the next best of the same; None if alone."""
     others = eligible & (columns.variant_rows != columns.variant_rows[row])
