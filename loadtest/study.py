@@ -25,6 +25,7 @@ CHAT = "AzureLLMInferenceTrace_conv.csv"
 PREFIXES = "mooncake_conversation.jsonl"
 LOADS = (0.05, 0.1, 0.2, 0.4, 0.7, 0.9)
 SOME_LOADS = (0.1, 0.2, 0.7)
+FEW_LOADS = (0.1, 0.2)
 
 # What a row compares: policy, autoscaler and, unless all, the variants that are there.
 Row = tuple[str, str] | tuple[str, str, tuple[str, ...]]
@@ -185,6 +186,7 @@ _BELIEFS = Part(
     "What if the scheduler's profiles are off by up to 30 %?",
     "64xh100",
     (SPREAD, OURS),
+    FEW_LOADS,
     belief_error=0.3,
 )
 _ABLATIONS = Part(
@@ -199,13 +201,14 @@ _ABLATIONS = Part(
         OURS,
         ("energy", "planner", ("bf16-h100",)),
     ),
+    FEW_LOADS,
 )
 _LARGE = Part(
     "fleet1024",
     "Does it hold on a thousand accelerators?",
     "1024xh100",
     (SPREAD, OURS),
-    (0.1, 0.2),
+    FEW_LOADS,
     arrivals="poisson",
     duration_s=420.0,
     warmup_s=180.0,
@@ -235,7 +238,7 @@ PARTS: tuple[Part, ...] = (
         _FLEET64,
         name="node-lost",
         question="What if a node breaks?",
-        loads=(0.1, 0.2),
+        loads=FEW_LOADS,
         node_lost_at_s=900.0,
     ),
     _TIERS,

@@ -71,6 +71,9 @@ class Outlook(NamedTuple):
             while all who are there decode: whoever leaves is followed by another, with a
             prompt for which all others wait.
         backlog_s: time that decoding loses to prompts that are there already.
+        disturbed_s: time that those who are there lose to each uncached prompt token of one
+            who joins; 0 where nobody is.
+
     """
 
     requests: float
@@ -96,6 +99,7 @@ class Outlook(NamedTuple):
     context_s: float
     crowd_s: float
     backlog_s: float
+    disturbed_s: float
 
 
 class OutlookColumns(NamedTuple):
@@ -124,6 +128,7 @@ class OutlookColumns(NamedTuple):
     context_s: FloatArray
     crowd_s: FloatArray
     backlog_s: FloatArray
+    disturbed_s: FloatArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +253,7 @@ def look_ahead(view: ReplicaView, variant: Variant) -> Outlook:
         context_s=slopes.context_s * view.pace,
         crowd_s=joined * prefill_s,
         backlog_s=backlog_tokens * prefill_s,
+        disturbed_s=prefill_s if requests else 0.0,
     )
 
 

@@ -26,6 +26,8 @@ class Prospects(NamedTuple):
         ttft_s: to the first token: queue, backlog, own uncached prompt tokens, one step.
         prefill_j: marginal energy of the uncached prompt tokens.
         idle_j: of keeping the replica busy for the request's sake.
+        others_tpot_s: `tpot_s` of short completions that are there already and have to wait
+            while the request's own uncached prompt is computed.
         decode_j: marginal energy of the completion tokens.
         tpot_s: mean time per output token after the first, of all who are there then: of a
             step, and of the prompts that come between, for every request there will be
@@ -37,6 +39,7 @@ class Prospects(NamedTuple):
     ttft_s: FloatArray
     prefill_j: FloatArray
     idle_j: FloatArray
+    others_tpot_s: FloatArray
     decode_j: FloatArray
     tpot_s: FloatArray
     solo_j: FloatArray
@@ -48,6 +51,7 @@ class Prospect(NamedTuple):
     ttft_s: float
     prefill_j: float
     idle_j: float
+    others_tpot_s: float
     decode_j: float
     tpot_s: float
     solo_j: float
@@ -68,6 +72,11 @@ _DEPENDENCIES = (
     ("tpot_s", "context_s"),
     ("tpot_s", "crowd_s"),
     ("tpot_s", "backlog_s"),
+    ("others_tpot_s", "tpot_s"),
+    ("others_tpot_s", "context_s"),
+    ("others_tpot_s", "crowd_s"),
+    ("others_tpot_s", "backlog_s"),
+    ("others_tpot_s", "disturbed_s"),
     ("prefill_j", "prefill_j"),
     ("decode_j", "decode_j"),
     ("decode_j", "context_j"),
@@ -86,16 +95,19 @@ _PLACES = np.ravel_multi_index((_FIGURES, _FIELDS), (len(Prospects._fields), _WI
 # The figures that a cached token lowers, and by which fields of the outlook, in the same order.
 _LOWERED = slice(0, 3)
 _SPARED = slice(Outlook._fields.index("prefill_s"), Outlook._fields.index("prefill_s") + 3)
+_OTHERS = Prospects._fields.index("others_tpot_s")
 
 
 def _weights(request: Request, prefill_ratio: float) -> FloatArray:
     prompt, tokens = float(request.prompt_tokens), request.expected_completion_tokens
     # Of the prompt all, of the completion half: the mean over the request's steps.
     context = prompt + tokens / 2
+    spread = _spread(tokens)
     weights = np.zeros((len(Prospects._fields), _WIDTH))
     weights.flat[_PLACES] = (
         *(1.0, prompt, tokens),
-        *(1.0, context, prefill_ratio, 1.0 / (SHORT_SHARE * max(tokens, 1.0))),
+        *(1.0, context, prefill_ratio, spread),
+        *(1.0, context, prefill_ratio, spread, prompt * spread),
         prompt,
         *(tokens, tokens * context),
         *(prompt, tokens),
@@ -104,11 +116,18 @@ def _weights(request: Request, prefill_ratio: float) -> FloatArray:
     return weights
 
 
+def _spread(tokens: float) -> float:
+    """Share of a delay that each token of a short completion bears."""
+    return 1.0 / (SHORT_SHARE * max(tokens, 1.0))
+
+
 def prospects(request: Request, table: ModelColumns) -> Prospects:
     """Predict for every replica of the request's model."""
     figures = _weights(request, table.prefill_ratio) @ table.matrix[_FIRST:]
     if table.cached_tokens is not None:
         figures[_LOWERED] -= table.matrix[_SPARED] * table.cached_tokens
+        spread = _spread(request.expected_completion_tokens)
+        figures[_OTHERS] -= table.outlook.disturbed_s * (table.cached_tokens * spread)
     return Prospects(*figures)
 
 

@@ -105,7 +105,7 @@ class Energy:
             strains=("slo_j", "kv_j"),
             figures={
                 "ttft_s": found.ttft_s,
-                "tpot_s": found.tpot_s,
+                "tpot_s": found.others_tpot_s,
                 "expected_j": expected_j,
             },
         )
@@ -130,7 +130,7 @@ class Energy:
     def _lateness(
         self, request: Request, columns: ModelColumns, found: Prospects, now_s: float
     ) -> FloatArray:
-        """How far the worse of the two latencies is predicted beyond its objective."""
+        """How far the worst is predicted beyond its objective: TTFT, TPOT, others' TPOT."""
         objective, observed_at_s = request.objective, columns.outlook.observed_at_s
         share = self.share(request.model)
         ttft_s, fresh_since_s = found.ttft_s, now_s - self.fresh_s
@@ -138,7 +138,9 @@ class Energy:
             ttft_s = ttft_s + np.maximum(fresh_since_s - observed_at_s, 0.0)
         ttft = ttft_s * (1.0 / _allowed_s(objective.ttft_s, TTFT_SHARE * share))
         tpot = found.tpot_s * (1.0 / _allowed_s(objective.tpot_s, share))
-        late: FloatArray = np.maximum(np.maximum(ttft, tpot) - 1.0, 0.0)
+        # What steering makes room for is prompts that come; one that is at hand is known.
+        others = found.others_tpot_s * (1.0 / _allowed_s(objective.tpot_s, 1.0))
+        late: FloatArray = np.maximum(np.maximum(np.maximum(ttft, tpot), others) - 1.0, 0.0)
         return late
 
     def explain(

@@ -69,7 +69,7 @@ def test_requests_before_their_first_token_survive_a_lost_node() -> None:
 
 
 def seen(now_s: float, requests: int) -> Observation:
-    return Observation(now_s, 5.0, Census(now_s, {SLOT: 8}), {SLOT: requests}, (), {})
+    return Observation(now_s, 5.0, Census(now_s, {SLOT: 8}), {SLOT: requests}, {}, {})
 
 
 def test_a_queue_goes_up_after_half_a_minute_and_down_after_ten() -> None:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from loadtest import study
 from loadtest.cli import app
-from loadtest.comparisons import AUTOSCALERS, Case, Experiment, compare
+from loadtest.comparisons import Case, Experiment, check_autoscaler, compare
 from loadtest.errors import LoadtestError
 from loadtest.fleets import read_fleet
 from loadtest.study import PARTS, parts_named
@@ -28,7 +28,7 @@ def test_every_part_names_what_there_is(part: study.Part) -> None:
     cluster = read_fleet(FLEETS / f"{part.fleet}.yaml")
     for case in part.cases(1):
         assert make_policy(case.policy).name == case.policy
-        assert case.autoscaler in AUTOSCALERS
+        check_autoscaler(case.autoscaler)
         assert cluster.with_variants(case.only or list(cluster.variants)).placements
     assert len({part.name for part in PARTS}) == len(PARTS)
 
