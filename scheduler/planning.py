@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from scheduler.hysteresis import Settled
-    from scheduler.instance import Instance, SlotTerms
+    from scheduler.instance import Instance
     from scheduler.plans import PlanInput, Slot
     from scheduler.search import Solver
     from scheduler.solution import Solution
@@ -36,6 +36,8 @@ Name = TypeVar("Name")
 
 # Of a planner's time: the search, then what it is compared with.
 SEARCH_SHARE, KINDS_SHARE, STAY_SHARE, BRIDGE_SHARE = 0.55, 0.05, 0.15, 0.15
+# Kinds of replica that a plan is tried without; each takes a share of the time.
+MOST_KINDS = 3
 # Of a replica, what is lost where requests on one kind of replica fluctuate by themselves.
 HALF_FULL = 0.5
 
@@ -68,32 +70,38 @@ def _fewer_kinds(instance: Instance, wanted: Solution, limit_s: float) -> Soluti
     The program fills every replica to its last place. In truth the requests on each kind
     fluctuate by themselves, so that one replica of every kind is half full.
     """
-    for _ in instance.slots:
-        rarest = _rarest_kind(instance, wanted)
-        if rarest is None:
-            return wanted
-        ceilings = [terms.ceiling if count else 0 for count, terms in _counted(instance, wanted)]
-        ceilings[rarest] = 0
-        fewer = solve(instance, limit_s=limit_s * KINDS_SHARE, ceilings=ceilings)
-        if fewer is None or missing(fewer) > missing(wanted) + SAME_RATE:
-            return wanted
-        terms = instance.slots[rarest]
-        worth = HALF_FULL * instance.groups[terms.group].weight * (terms.idle_w + terms.busy_w)
-        if fewer.cost(instance) > wanted.cost(instance) + worth:
-            return wanted
-        wanted = replace(fewer, bound=wanted.bound)
+    for kind in _spared_kinds(instance, wanted)[:MOST_KINDS]:
+        if sum(count > 0 for count in wanted.replicas) == 1:
+            break
+        fewer = _without(instance, wanted, kind, limit_s * KINDS_SHARE)
+        wanted = wanted if fewer is None else fewer
     return wanted
 
 
-def _rarest_kind(instance: Instance, wanted: Solution) -> int | None:
-    """Find the slot with the fewest replicas, if none have to be there and there are others."""
-    counts = [(count, index) for index, count in enumerate(wanted.replicas) if count]
-    spared = [(count, index) for count, index in counts if not instance.slots[index].floor]
-    return min(spared)[1] if len(counts) > 1 and spared else None
+def _without(instance: Instance, wanted: Solution, kind: int, limit_s: float) -> Solution | None:
+    """Do without a kind of replica, if the others carry as much for little more."""
+    ceilings = [
+        terms.ceiling if count and index != kind else 0
+        for index, (count, terms) in enumerate(zip(wanted.replicas, instance.slots, strict=True))
+    ]
+    fewer = solve(instance, limit_s=limit_s, ceilings=ceilings)
+    if fewer is None or missing(fewer) > missing(wanted) + SAME_RATE:
+        return None
+    terms = instance.slots[kind]
+    worth = HALF_FULL * instance.groups[terms.group].weight * (terms.idle_w + terms.busy_w)
+    if fewer.cost(instance) > wanted.cost(instance) + worth:
+        return None
+    return replace(fewer, bound=wanted.bound)
 
 
-def _counted(instance: Instance, wanted: Solution) -> list[tuple[int, SlotTerms]]:
-    return list(zip(wanted.replicas, instance.slots, strict=True))
+def _spared_kinds(instance: Instance, wanted: Solution) -> list[int]:
+    """Name the slots of which no replica has to be there, rarest first."""
+    spared = [
+        index
+        for index, (count, terms) in enumerate(zip(wanted.replicas, instance.slots, strict=True))
+        if count and not terms.floor
+    ]
+    return sorted(spared, key=lambda kind: wanted.replicas[kind])
 
 
 def _stay(instance: Instance, wanted: Solution, limit_s: float) -> Solution:

@@ -11,7 +11,7 @@ from scheduler.bounds import lower_bounds
 from scheduler.capacity import capability
 from scheduler.planning import plan
 from scheduler.plans import Plan, PlanInput, PlanSettings, Slot
-from scheduler.requests import Objective
+from scheduler.requests import Objective, VariantName
 from scheduler.validation import Rejected, validate
 from tests.plan_fakes import (
     BF16,
@@ -123,6 +123,14 @@ def test_the_cheapest_precision_carries_the_load() -> None:
     floored = plan(plan_input(demand(25.0, Objective(2.0, 0.02, 1.0)), variants=both))
     assert floored.replicas[Slot(FP8, H100)] == 0
     assert floored.replicas[Slot(BF16, H100)] > 2
+
+
+def test_a_kind_of_replica_that_saves_next_to_nothing_is_done_without() -> None:
+    alike = replace(CHEAPER, e0_j=CHEAPER.e0_j * 0.998)
+    kinds = (variant(FP8, CHEAPER, quality=0.99), variant(VariantName("int4"), alike, quality=0.9))
+    choosy = Objective(2.0, 0.02, 0.99)
+    made = plan(plan_input(demand(20.0, choosy), demand(20.0), variants=kinds))
+    assert made.replicas == {Slot(FP8, H100): 2, Slot(VariantName("int4"), H100): 0}
 
 
 def test_a_low_floor_spills_to_higher_quality_and_not_the_reverse() -> None:

@@ -41,6 +41,15 @@ def test_cached_tokens_are_neither_computed_nor_paid() -> None:
     assert whole.tpot_s == rest.tpot_s
 
 
+def test_a_prompt_delays_those_who_are_there_but_for_what_is_cached() -> None:
+    alone, joined = (prospect(REQUEST, view(running), VARIANT) for running in (0, 4))
+    assert alone.others_tpot_s == pytest.approx(alone.tpot_s)
+    spread = SHORT_SHARE * REQUEST.expected_completion_tokens
+    assert joined.others_tpot_s - joined.tpot_s == pytest.approx(1000 * 1e-4 / spread)
+    cached = prospect(REQUEST, view(4), VARIANT, 800.0)
+    assert cached.others_tpot_s - cached.tpot_s == pytest.approx(200 * 1e-4 / spread)
+
+
 def test_the_more_run_there_the_less_does_one_more_keep_it_busy() -> None:
     idle = [prospect(REQUEST, view(running), VARIANT).idle_j for running in range(10)]
     assert idle == sorted(idle, reverse=True)

@@ -111,6 +111,8 @@ def test_the_command_writes_table_json_and_plots(tmp_path: Path) -> None:
     [
         (["--policy", "best"], "no policy 'best'"),
         (["--autoscaler", "best"], "no autoscaler 'best'"),
+        (["--autoscaler", "planner:0.5"], "no autoscaler 'planner:0.5'"),
+        (["--autoscaler", "queue_based:2"], "'queue_based:2': the target is a share"),
         (["--arrivals", "never"], "no arrivals 'never'"),
         (["--trace", "none.csv"], "No such file"),
     ],
