@@ -6,6 +6,7 @@ called, so that the command line it is a part of starts quickly.
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -119,13 +120,16 @@ def study(  # noqa: PLR0913 (one argument for each option)
     part: Annotated[list[str] | None, typer.Option(help="Repeatable; by default all.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each case, paired.")] = 5,
     jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
-    resume: Annotated[bool, typer.Option("--resume", help="Skip parts that are there.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where the same study stopped.")
+    ] = False,
 ) -> None:
     """Make all comparisons of the study again; hours on a few cores."""
     from loadtest.comparisons import with_rate
     from loadtest.study import parts_named
 
     console = Console()
+    out.mkdir(parents=True, exist_ok=True)
     try:
         for each in parts_named(part or ()):
             if resume and (out / f"{each.name}.json").exists():
@@ -134,6 +138,9 @@ def study(  # noqa: PLR0913 (one argument for each option)
                 console.print(f"{each.name}: skipped, {traces} has no {each.trace}", style="yellow")
             else:
                 experiment = with_rate(each.experiment(fleets, traces))
+                keep = out / "runs" / each.name
+                if not resume:
+                    shutil.rmtree(keep, ignore_errors=True)
                 _answer(each, experiment, each.cases(seeds), out, jobs)
     except LoadtestError as error:
         Console(stderr=True).print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True)
@@ -152,7 +159,12 @@ def _answer(
 
     progress = Console(stderr=True)
     runs = list(
-        track(compare(experiment, cases, jobs), part.name, total=len(cases), console=progress)
+        track(
+            compare(experiment, cases, jobs, out / "runs" / part.name),
+            part.name,
+            total=len(cases),
+            console=progress,
+        )
     )
     content = {
         "question": part.question,

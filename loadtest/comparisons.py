@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import pickle
 import random
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -30,6 +31,7 @@ from scheduler.plans import Demand
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -164,8 +166,17 @@ def cases_of(
     ]
 
 
-def compare(experiment: Experiment, cases: Sequence[Case], jobs: int = 1) -> Iterator[CaseRun]:
+def compare(
+    experiment: Experiment, cases: Sequence[Case], jobs: int = 1, keep: Path | None = None
+) -> Iterator[CaseRun]:
     """Run the cases, each as soon as there is a process for it; results in their order.
+
+    Args:
+        experiment: that all share.
+        cases: those of one load and one seed stand together.
+        jobs: processes.
+        keep: folder where what has been run is kept, and taken from where it is there
+            already; for the same experiment and code only.
 
     Raises:
         LoadtestError: a case cannot be run.
@@ -176,12 +187,13 @@ def compare(experiment: Experiment, cases: Sequence[Case], jobs: int = 1) -> Ite
         tuple(group)
         for _, group in itertools.groupby(cases, key=lambda case: (case.load, case.seed))
     ]
-    if jobs <= 1:
+    if jobs <= 1 and keep is None:
         for group in groups:
             yield from run_cases(experiment, group)
         return
     with ProcessPoolExecutor(jobs) as pool:
-        for runs in pool.map(_run_list, itertools.repeat(experiment), groups):
+        same = itertools.repeat
+        for runs in pool.map(_run_or_recall, same(experiment), groups, same(keep)):
             yield from runs
 
 
@@ -210,8 +222,23 @@ def run_cases(experiment: Experiment, cases: Sequence[Case]) -> Iterator[CaseRun
         yield CaseRun(case, result, _curves(record))
 
 
-def _run_list(experiment: Experiment, cases: Sequence[Case]) -> list[CaseRun]:
-    return list(run_cases(experiment, cases))
+def _run_or_recall(
+    experiment: Experiment, cases: Sequence[Case], keep: Path | None
+) -> list[CaseRun]:
+    """Run cases of one load and one seed, unless what came of them has been kept."""
+    if keep is None:
+        return list(run_cases(experiment, cases))
+    kept = keep / f"load-{cases[0].load:g}-seed-{cases[0].seed}.pickle"
+    if kept.exists():
+        runs: list[CaseRun] = pickle.loads(kept.read_bytes())  # noqa: S301 (our own file)
+        if [run.case for run in runs] == list(cases):
+            return runs
+    runs = list(run_cases(experiment, cases))
+    keep.mkdir(parents=True, exist_ok=True)
+    unfinished = kept.with_suffix(".part")
+    unfinished.write_bytes(pickle.dumps(runs))
+    unfinished.replace(kept)
+    return runs
 
 
 def with_rate(experiment: Experiment) -> Experiment:

@@ -107,3 +107,23 @@ def test_an_interval_does_not_care_where_zero_is(values: list[float], shift: flo
     moved = half_interval([value + shift for value in values])
     assert moved == pytest.approx(half_interval(values), rel=1e-6, abs=1e-3)
     assert half_interval([values[0]] * 3) == pytest.approx(0.0, abs=1e-3)
+
+
+def test_what_has_been_run_is_not_run_again(tmp_path: Path) -> None:
+    experiment = Experiment(
+        read_fleet(FLEETS / "8xh100.yaml"),
+        arrivals="poisson",
+        duration_s=20.0,
+        warmup_s=5.0,
+        bounded=False,
+        rate_at_full_load=50.0,
+    )
+    cases = [Case(0.1, 0, "power_of_two", "everything_awake")]
+    (first,) = compare(experiment, cases, keep=tmp_path)
+    (kept,) = tmp_path.iterdir()
+    written_at = kept.stat().st_mtime_ns
+    (second,) = compare(experiment, cases, keep=tmp_path)
+    assert second.result.joules_per_token == first.result.joules_per_token
+    assert kept.stat().st_mtime_ns == written_at
+    (other,) = compare(experiment, [cases[0]._replace(policy="energy")], keep=tmp_path)
+    assert other.case.policy == "energy"
