@@ -116,6 +116,8 @@ class Outcome:
         finish: the engine's own record.
         energy: attributed to it.
         latency: as the gateway measured it.
+        resumes: replicas that were lost under it after its first token.
+        replayed_tokens: that were computed again for it.
 
     """
 
@@ -127,6 +129,8 @@ class Outcome:
     finish: EngineFinish
     energy: RequestEnergy
     latency: Latency
+    resumes: int = 0
+    replayed_tokens: int = 0
 
 
 class Journey:
@@ -139,12 +143,15 @@ class Journey:
         service_class: that it belongs to.
         decision: the newest one; None before the first.
         notice: what admission changed of the call; empty if nothing.
-        failed: replicas that were lost under it before its first token.
+        failed: replicas that were lost under it.
+        losses: how often that happened.
+        resumes: how often after its first token.
+        replayed_tokens: prompt and completion tokens that had to be computed again for that.
         admitted_s: it was found servable.
         routed_s: its replica was chosen, the last time.
         first_token_s: the first token came from the replica.
         last_token_s: the newest token came from the replica.
-        tokens: how many have come.
+        token_ids: that have come.
         crc32: checksum of their ids.
         outcome: how it ended well; None before that.
         error: what ended it otherwise.
@@ -160,11 +167,14 @@ class Journey:
         "failed",
         "first_token_s",
         "last_token_s",
+        "losses",
         "notice",
         "outcome",
+        "replayed_tokens",
+        "resumes",
         "routed_s",
         "service_class",
-        "tokens",
+        "token_ids",
     )
 
     def __init__(self, call: Call) -> None:
@@ -173,14 +183,30 @@ class Journey:
         self.notice = ""
         self.decision: Decision | None = None
         self.failed: frozenset[ReplicaId] = frozenset()
+        self.losses = 0
+        self.resumes = 0
+        self.replayed_tokens = 0
         self.admitted_s = 0.0
         self.routed_s = 0.0
         self.first_token_s = 0.0
         self.last_token_s = 0.0
-        self.tokens = 0
+        self.token_ids: list[int] = []
         self.crc32 = 0
         self.outcome: Outcome | None = None
         self.error: BaseException | None = None
+
+    @property
+    def tokens(self) -> int:
+        """How many have come."""
+        return len(self.token_ids)
+
+    def lost(self, *replicas: ReplicaId) -> None:
+        """Note that whoever served it is gone."""
+        self.losses += 1
+        self.failed |= set(replicas)
+        if self.token_ids:
+            self.resumes += 1
+            self.replayed_tokens += len(self.call.prompt_token_ids) + len(self.token_ids)
 
     def chosen(self) -> Decision:
         """The newest decision; there is one once the call was routed."""
@@ -192,10 +218,10 @@ class Journey:
         """Note that tokens have come."""
         if not token_ids:
             return
-        if not self.tokens:
+        if not self.token_ids:
             self.first_token_s = now_s
         self.last_token_s = now_s
-        self.tokens += len(token_ids)
+        self.token_ids += token_ids
         self.crc32 = checksum.extend(self.crc32, token_ids)
 
     def latency(self) -> Latency:

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import itertools
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, assert_never
 
 from scheduler.admission import ModelFacts, Occupancy, Rejected, RequestFacts, admit
@@ -17,7 +18,7 @@ from scheduler.blocks import block_hashes
 from scheduler.leases import Lease
 from scheduler.lengths import CompletionLengths
 from scheduler.requests import ModelName, Objective, Request, RequestId, VariantName
-from scheduler.routing import Latencies, Learner, Limits, NoReplica, route
+from scheduler.routing import Latencies, Learner
 from serve.calls import Journey, Outcome
 from serve.engine import EngineRequest
 from serve.errors import (
@@ -25,13 +26,13 @@ from serve.errors import (
     DeadlineError,
     EngineFailedError,
     JouleserveError,
-    NoReplicaError,
     OverloadedError,
     PromptTooLongError,
     ReplicaLostError,
     UnattainableError,
     known_model,
 )
+from serve.placing import Placer
 from serve.tally import Tally
 
 if TYPE_CHECKING:
@@ -45,8 +46,6 @@ if TYPE_CHECKING:
     from serve.engine import EngineDelta, EngineFinish
     from serve.engines import Attempt, Engines
 
-# A replica that dies before the first token costs nothing but time: try another.
-MAX_ATTEMPTS = 3
 # A lease outlives the deadline by this, so that only a forgotten one expires.
 LEASE_MARGIN_S = 30.0
 
@@ -79,9 +78,8 @@ class Dispatcher:
         self.tally = Tally()
         self._config = config
         self._engines = engines
-        self._policy = policy
+        self._placer = Placer(config, engines, policy, rng)
         self._learner = policy if isinstance(policy, Learner) else None
-        self._rng = rng
         self._clock = clock
         self._observe = observe
         self._models = {model.name: model for model in config.models}
@@ -92,10 +90,6 @@ class Dispatcher:
             for name in self._models
         }
         self._lengths = CompletionLengths(config.scheduler.expected_completion_tokens)
-        self._limits = Limits(
-            max_waiting=config.scheduler.max_waiting_per_replica,
-            stale_after_s=config.scheduler.stale_after_s,
-        )
         self._numbers = itertools.count(1)
 
     async def serve(self, call: Call) -> AsyncGenerator[EngineDelta | Outcome, None]:
@@ -109,7 +103,7 @@ class Dispatcher:
         try:
             with self.tally.refusing():
                 request = self._admit(journey)
-                self._route(journey, request)
+                await self._place(journey, request)
             with self.tally.counting():
                 stream = self._stream(journey, request)
                 async with contextlib.aclosing(stream):
@@ -157,15 +151,15 @@ class Dispatcher:
             objective=objective,
             arrived_at_s=call.arrived_at_s,
             variant=variant,
-            prefix_blocks=self._prefix_blocks(call),
+            prefix_blocks=self._prefix_blocks(call.model, call.prompt_token_ids),
         )
 
-    def _prefix_blocks(self, call: Call) -> tuple[int, ...]:
+    def _prefix_blocks(self, model: str, token_ids: list[int]) -> tuple[int, ...]:
         """Hash the prompt, where a replica could know its beginning."""
-        if not any(each.prefix_block_tokens for each in self._facts[call.model].variants):
+        if not any(each.prefix_block_tokens for each in self._facts[model].variants):
             return ()
         try:
-            return block_hashes(call.prompt_token_ids, self._engines.prefixes.block_tokens)
+            return block_hashes(token_ids, self._engines.prefixes.block_tokens)
         except (OverflowError, TypeError):
             return ()  # No token ids; the engine says so better than a hash could.
 
@@ -182,31 +176,13 @@ class Dispatcher:
             min_quality=given.min_quality if wishes.min_quality is None else wishes.min_quality,
         )
 
-    # ── route ───────────────────────────────────────────────────────────────
-
-    def _route(self, journey: Journey, request: Request) -> None:
-        """Choose a replica on the fleet as it is now, none that has failed the call before."""
-        verdict = route(
-            request,
-            self._engines.fleet(),
-            self._policy,
-            self._rng,
-            limits=self._limits,
-            avoid=journey.failed,
-            explain=journey.call.wishes.explain,
-        )
-        if isinstance(verdict, NoReplica):
-            raise _refusal(verdict)
-        journey.decision = verdict
-        journey.routed_s = self._clock()
-
     # ── stream ──────────────────────────────────────────────────────────────
 
     async def _stream(
         self, journey: Journey, request: Request
     ) -> AsyncGenerator[EngineDelta, None]:
-        """Relay the engine's deltas; try another replica while none has come."""
-        for attempts_left in reversed(range(MAX_ATTEMPTS)):
+        """Relay the engine's deltas; go on elsewhere when its replica is lost."""
+        while True:
             attempt = self._begin(journey, request)
             alarm = self._alarm(attempt, journey.call)
             try:
@@ -219,28 +195,65 @@ class Dispatcher:
                     yield delta
                     if delta.finish is not None:
                         return
-            except ReplicaLostError:
-                if journey.tokens or not attempts_left:
-                    raise
+            except ReplicaLostError as error:
                 # Its link may not have noticed yet; the books would still recommend it.
-                journey.failed |= {attempt.lease.replica, attempt.replica}
+                journey.lost(attempt.lease.replica, attempt.replica)
+                self._allow_another(journey, error)
             finally:
                 alarm.cancel()
                 self._engines.end(attempt)
                 if attempt.replica != attempt.lease.replica:
                     self._engines.prefixes.stored(attempt.replica, request.prefix_blocks)
-            self._route(journey, request)
+            await self._place(journey, self._remainder(journey, request))
+
+    async def _place(self, journey: Journey, request: Request) -> None:
+        """Choose a replica, within the time that the call has."""
+        limit_s = max(0.0, self._deadline_s(journey.call) - self._clock())
+        try:
+            async with asyncio.timeout(limit_s):
+                journey.decision = await self._placer.place(journey, request)
+        except TimeoutError as error:
+            raise self._too_late(journey.call) from error
+        journey.routed_s = self._clock()
+
+    def _allow_another(self, journey: Journey, error: ReplicaLostError) -> None:
+        """Let a call be tried again, a bounded number of times."""
+        if journey.losses <= self._config.gateway.max_resumes:
+            return
+        if not journey.tokens:
+            raise error
+        raise ReplicaLostError(
+            f"{error}; it was the last of {journey.losses} replicas that were lost under this"
+            f" request. The {journey.tokens} tokens before are right: to go on, send them with"
+            " the prompt"
+        ) from error
+
+    def _remainder(self, journey: Journey, request: Request) -> Request:
+        """Say what is left to do of a request, some tokens of which have come."""
+        done = journey.tokens
+        if not done:
+            return request
+        return replace(
+            request,
+            prompt_tokens=request.prompt_tokens + done,
+            max_tokens=max(1, request.max_tokens - done),
+            expected_completion_tokens=max(1.0, request.expected_completion_tokens - done),
+            prefix_blocks=self._prefix_blocks(
+                journey.call.model, journey.call.prompt_token_ids + journey.token_ids
+            ),
+        )
 
     def _begin(self, journey: Journey, request: Request) -> Attempt:
         """Book a lease on the chosen replica and submit the request there."""
         decision, call = journey.chosen(), journey.call
+        left = self._remainder(journey, request)
         number = next(self._numbers)
         lease = Lease(
             lease_id=number,
             request_id=request.request_id,
             replica=decision.replica,
-            prompt_tokens=request.prompt_tokens,
-            completion_tokens=math.ceil(request.expected_completion_tokens),
+            prompt_tokens=left.prompt_tokens,
+            completion_tokens=math.ceil(left.expected_completion_tokens),
             expires_at_s=self._deadline_s(call) + LEASE_MARGIN_S,
             cached_tokens=decision.cached_tokens,
         )
@@ -251,8 +264,9 @@ class Dispatcher:
             sampling=call.sampling(request.max_tokens),
             trace_headers=call.trace_headers,
             cached_tokens=decision.cached_tokens,
+            replayed_token_ids=list(journey.token_ids),
         )
-        self._engines.prefixes.stored(decision.replica, request.prefix_blocks)
+        self._engines.prefixes.stored(decision.replica, left.prefix_blocks)
         return self._engines.begin(lease, decision.variant, engine_request, list(decision.ranking))
 
     def _deadline_s(self, call: Call) -> float:
@@ -260,13 +274,15 @@ class Dispatcher:
 
     def _alarm(self, attempt: Attempt, call: Call) -> asyncio.TimerHandle:
         """End the attempt at the deadline: one timer a call, nothing a token."""
-        limit_s = self._config.gateway.request_timeout_s
-        message = f"request {call.request_id} took longer than {limit_s:g} s"
         return asyncio.get_running_loop().call_later(
             max(0.0, self._deadline_s(call) - self._clock()),
             attempt.stream.fail,
-            DeadlineError(message),
+            self._too_late(call),
         )
+
+    def _too_late(self, call: Call) -> DeadlineError:
+        limit_s = self._config.gateway.request_timeout_s
+        return DeadlineError(f"request {call.request_id} took longer than {limit_s:g} s")
 
     def _complete(self, journey: Journey, attempt: Attempt, finish: EngineFinish) -> None:
         """Close the books of a stream that has ended well.
@@ -288,17 +304,19 @@ class Dispatcher:
             variant=decision.variant,
             replica=attempt.replica,
             decision=decision,
-            reason="; ".join(filter(None, (decision.reason, journey.notice))),
+            reason="; ".join(filter(None, (decision.reason, journey.notice, _history(journey)))),
             finish=finish,
             energy=energy,
             latency=journey.latency(),
+            resumes=journey.resumes,
+            replayed_tokens=journey.replayed_tokens,
         )
 
     def _learn(self, journey: Journey, request: Request) -> None:
         """Know better next time how long completions are, and how well latencies are predicted."""
         latency = journey.latency()
         self._lengths.observe(request.model, journey.service_class, journey.tokens)
-        if self._learner is not None:
+        if self._learner is not None and not journey.losses:
             met = Latencies(latency.ttft_s, latency.tpot_s)
             self._learner.learn(request, journey.chosen().predicted, met)
 
@@ -317,13 +335,9 @@ def _rejection(verdict: Rejected) -> JouleserveError:
             assert_never(verdict.kind)
 
 
-def _refusal(verdict: NoReplica) -> JouleserveError:
-    match verdict.kind:
-        case "unattainable":
-            return UnattainableError(verdict.reason)
-        case "none_awake":
-            return NoReplicaError(verdict.reason)
-        case "full":
-            return OverloadedError(f"{verdict.reason}: try again later")
-        case _:
-            assert_never(verdict.kind)
+def _history(journey: Journey) -> str:
+    """Say what a call has gone through; empty if nothing happened to it."""
+    if not journey.resumes:
+        return ""
+    many = "a replica was" if journey.resumes == 1 else f"{journey.resumes} replicas were"
+    return f"{many} lost under it; {journey.replayed_tokens} tokens were computed again"

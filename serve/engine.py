@@ -21,12 +21,14 @@ class EngineRequest:
     Attributes:
         request_id: unique within the cluster.
         prompt_token_ids: the whole prompt.
-        max_tokens: most tokens that may be generated; at least 1.
+        max_tokens: most tokens that the completion may have, replayed ones included.
         sampling: the engine's own sampling parameters, encoded by the front end
             (msgpack of vLLM's SamplingParams); the echo engine does not read them.
         trace_headers: W3C trace context of the caller's span.
         cached_tokens: of the prompt, that the gateway expects in the prefix cache; a hint for
             what the replica says of its load.
+        replayed_token_ids: beginning of the completion, which another replica generated before
+            it was lost; the engine goes on after it and gives none of it again.
 
     """
 
@@ -36,6 +38,12 @@ class EngineRequest:
     sampling: bytes = b""
     trace_headers: dict[str, str] = field(default_factory=dict)
     cached_tokens: int = 0
+    replayed_token_ids: list[int] = field(default_factory=list)
+
+    @property
+    def context_tokens(self) -> int:
+        """Tokens to be computed before a new one can be generated."""
+        return len(self.prompt_token_ids) + len(self.replayed_token_ids)
 
 
 class EngineFinish(NamedTuple):
@@ -46,7 +54,7 @@ class EngineFinish(NamedTuple):
         stop_reason: the stop text or token id that ended it, if one did.
         prompt_tokens: length of the prompt.
         cached_tokens: prompt tokens found in the prefix cache.
-        completion_tokens: tokens generated.
+        completion_tokens: tokens of the completion, replayed ones included.
         completion_crc32: checksum of their ids; the replica adds it.
         queue_s: waited in the engine before its first step.
         prefill_s: from its first step to its first token.

@@ -50,12 +50,12 @@ class _Sequence:
     first_token_at_s: float = 0.0
 
     @property
-    def prompt_tokens(self) -> int:
-        return len(self.request.prompt_token_ids)
+    def context_tokens(self) -> int:
+        return self.request.context_tokens
 
     @property
     def decoding(self) -> bool:
-        return self.computed_tokens == self.prompt_tokens
+        return self.computed_tokens == self.context_tokens
 
 
 class EchoEngine:
@@ -146,6 +146,7 @@ class EchoEngine:
             raise EngineRejectedError(f"max_tokens is {request.max_tokens}; it must be at least 1")
         max_tokens = min(request.max_tokens, self._max_context_tokens - prompt_tokens)
         sequence = _Sequence(request, max_tokens, asyncio.get_running_loop().time())
+        sequence.completion_tokens = len(request.replayed_token_ids)
         self._waiting.append(sequence)
         self._work.set()
         return sequence
@@ -185,7 +186,7 @@ class EchoEngine:
         budget = PREFILL_CHUNK_TOKENS
         prefilled = []
         for sequence in self._running:
-            tokens = min(budget, sequence.prompt_tokens - sequence.computed_tokens)
+            tokens = min(budget, sequence.context_tokens - sequence.computed_tokens)
             if tokens:
                 prefilled.append((sequence, tokens))
                 budget -= tokens
@@ -218,16 +219,20 @@ class EchoEngine:
         )
 
     def _kv_cache_usage(self) -> float:
-        used = sum(each.computed_tokens + each.completion_tokens for each in self._running)
+        # What was replayed counts among what is computed and among what was generated.
+        used = sum(
+            each.computed_tokens + each.completion_tokens - len(each.request.replayed_token_ids)
+            for each in self._running
+        )
         return used / (self._max_batch * self._max_context_tokens)
 
     def _emit(self, sequence: _Sequence, now_s: float) -> None:
         token_id = echo_token(sequence.request.prompt_token_ids, sequence.completion_tokens)
-        if sequence.completion_tokens == 0:
+        if not sequence.first_token_at_s:
             sequence.first_token_at_s = now_s
         sequence.completion_tokens += 1
         finish = None
-        if sequence.completion_tokens == sequence.max_tokens:
+        if sequence.completion_tokens >= sequence.max_tokens:
             finish = _finish(sequence, now_s)
             self._running.remove(sequence)
         sequence.deltas.put_nowait(EngineDelta([token_id], echo_text(token_id), None, finish))
@@ -237,7 +242,7 @@ def _finish(sequence: _Sequence, now_s: float) -> EngineFinish:
     return EngineFinish(
         reason=FINISH_LENGTH,
         stop_reason=None,
-        prompt_tokens=sequence.prompt_tokens,
+        prompt_tokens=len(sequence.request.prompt_token_ids),
         cached_tokens=0,
         completion_tokens=sequence.completion_tokens,
         queue_s=sequence.scheduled_at_s - sequence.arrived_at_s,

@@ -38,6 +38,7 @@ from serve.errors import (
     OverloadedError,
 )
 from serve.lifeline import Lifeline
+from serve.replay_vllm import left_to_do, replay_into
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
@@ -147,6 +148,8 @@ class VllmEngine:
         self._steps = _StepRecord(observe)
         self._llm: AsyncLLM | None = None
         self._lifeline: Lifeline | None = None
+        # Requests on their way into vLLM that another replica has begun.
+        self._replays: dict[str, EngineRequest] = {}
 
     async def start(self) -> None:
         """Load the weights in processes of vLLM's own, tens of seconds to minutes."""
@@ -190,8 +193,11 @@ class VllmEngine:
         """
         llm = self._live()
         parameters = _sampling_parameters(request)
-        prompt = tokens_input(request.prompt_token_ids)
-        emitted = 0
+        prompt = tokens_input(request.prompt_token_ids + request.replayed_token_ids)
+        emitted = replayed = len(request.replayed_token_ids)
+        if replayed:
+            left_to_do(request, parameters)
+            self._replays[request.request_id] = request
         outputs = llm.generate(
             prompt,
             parameters,
@@ -201,17 +207,20 @@ class VllmEngine:
         try:
             async for output in outputs:
                 emitted += len(output.outputs[0].token_ids)
-                yield _delta(output, emitted)
+                yield _delta(output, emitted, replayed)
         except (VllmDeadError, VLLMClientError, GracefulHTTPError, EngineGenerateError) as error:
             raise _translate(error) from error
         finally:
+            self._replays.pop(request.request_id, None)
             await outputs.aclose()
 
     def _load(self) -> AsyncLLM:
         self._lifeline = Lifeline()
-        return AsyncLLM.from_engine_args(
+        llm = AsyncLLM.from_engine_args(
             AsyncEngineArgs(**engine_arguments(self._options)), stat_loggers=[self._steps.logger]
         )
+        replay_into(llm.output_processor, self._replays)
+        return llm
 
     def _live(self) -> AsyncLLM:
         if self._llm is None:
@@ -245,14 +254,14 @@ def _sampling_parameters(request: EngineRequest) -> SamplingParams:
     return parameters
 
 
-def _delta(output: RequestOutput, emitted: int) -> EngineDelta:
+def _delta(output: RequestOutput, emitted: int, replayed: int) -> EngineDelta:
     part = output.outputs[0]
-    finish = _finish(output, emitted) if output.finished else None
+    finish = _finish(output, emitted, replayed) if output.finished else None
     logprobs = None if part.logprobs is None else list(part.logprobs)
     return EngineDelta(list(part.token_ids), part.text, logprobs, finish)
 
 
-def _finish(output: RequestOutput, emitted: int) -> EngineFinish:
+def _finish(output: RequestOutput, emitted: int, replayed: int) -> EngineFinish:
     part = output.outputs[0]
     reason = _FINISH_REASONS.get(part.finish_reason or "")
     if reason is None:
@@ -261,7 +270,7 @@ def _finish(output: RequestOutput, emitted: int) -> EngineFinish:
     return EngineFinish(
         reason=reason,
         stop_reason=part.stop_reason,
-        prompt_tokens=len(output.prompt_token_ids or ()),
+        prompt_tokens=len(output.prompt_token_ids or ()) - replayed,
         cached_tokens=output.num_cached_tokens or 0,
         completion_tokens=emitted,
         queue_s=max(0.0, times.scheduled_ts - times.queued_ts),

@@ -16,7 +16,7 @@ from scheduler.board import FleetBoard
 from scheduler.leases import Lease, LeaseBook
 from scheduler.prefixes import PrefixIndex
 from scheduler.requests import ReplicaId, VariantName
-from serve.errors import DeadlineError, ReplicaLostError
+from serve.errors import DeadlineError, EngineDeadError, ReplicaLostError
 from serve.link import Link, LinkState
 from serve.stream import Stream
 
@@ -102,6 +102,8 @@ class Engines:
         self._handles = handles
         self._clock = clock
         self._attempts: dict[int, Attempt] = {}
+        self._dead: dict[ReplicaId, VariantName] = {}
+        self._news = asyncio.Event()
         self._tasks: set[asyncio.Task[object]] = set()
 
     # ── which replicas there are ────────────────────────────────────────────
@@ -119,9 +121,14 @@ class Engines:
             self._own(handle.wake())
 
     def _members(self, variant: VariantName, replicas: Mapping[str, str]) -> None:
+        for replica in [each for each, name in self._dead.items() if name == variant]:
+            if replica not in replicas:
+                del self._dead[replica]
         for name, node in replicas.items():
             replica = ReplicaId(name)
             known = self.links.get(replica)
+            if replica in self._dead:
+                continue
             if known is None:
                 self._link(replica, variant, node)
             elif known.state is LinkState.DRAINING:  # Ray listed it no more, and does again
@@ -165,8 +172,11 @@ class Engines:
             report = frame.report._replace(observed_at_s=self._clock())
             self.reports[link.replica] = report
             self._board.report(link.replica, link.variant, report)
+            self._tell()
         for part in frame.streams:
             attempt = self._attempts.get(part.stream)
+            if part.error is not None and part.error[0] == EngineDeadError.__name__:
+                self._bury(link)
             if attempt is not None:
                 attempt.stream.deliver(part)
 
@@ -176,6 +186,20 @@ class Engines:
         for attempt in self._attempts.values():
             if attempt.replica == link.replica:
                 attempt.stream.fail(ReplicaLostError(f"replica {link.replica} was lost: {why}"))
+
+    async def news(self) -> None:
+        """Wait until a replica reports: there may be one more, or room."""
+        await self._news.wait()
+
+    def _tell(self) -> None:
+        self._news.set()
+        self._news = asyncio.Event()
+
+    def _bury(self, link: Link) -> None:
+        """Route nothing more to a replica without an engine; Ray will notice, and replace it."""
+        self._dead[link.replica] = link.variant
+        link.drain()
+        self._board.drain(link.replica)
 
     def fleet(self) -> Fleet:
         """The fleet at this instant: newest reports, and what was booked since."""

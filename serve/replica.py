@@ -285,9 +285,9 @@ class _Call:
 
     async def run(self, engine: Engine, request: EngineRequest) -> int:
         """Run to the end; whatever the end is, no book keeps the request."""
-        prompt_tokens = len(request.prompt_token_ids)
-        self._load.accepted(self._name, prompt_tokens, request.cached_tokens)
-        self._ledger.admit(self._name, prompt_tokens)
+        self._load.accepted(self._name, request.context_tokens, request.cached_tokens)
+        self._ledger.admit(self._name, request.context_tokens)
+        self._crc32 = checksum.extend(0, request.replayed_token_ids)
         try:
             await self._relay(engine, request)
         except JouleserveError as error:
@@ -310,7 +310,10 @@ class _Call:
                     self._outbox.put(self._stream, delta)
                 else:
                     energy = self._finish(delta.finish)
-                    finish = delta.finish._replace(completion_crc32=self._crc32)
+                    cached_tokens = min(delta.finish.cached_tokens, delta.finish.prompt_tokens)
+                    finish = delta.finish._replace(
+                        completion_crc32=self._crc32, cached_tokens=cached_tokens
+                    )
                     self._outbox.put(self._stream, delta._replace(finish=finish), energy)
 
     def _count(self, token_ids: list[int]) -> None:

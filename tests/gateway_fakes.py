@@ -196,9 +196,9 @@ class Desk(Rig):
 
 
 def cluster_config(
-    *, max_concurrent_requests: int = 1024, request_timeout_s: float = 600.0, max_waiting: int = 64
+    *, max_waiting: int = 64, hold_timeout_s: float = 0.0, **gateway: float
 ) -> Config:
-    """Configure the model of which `VARIANTS` are the variants."""
+    """Configure the model of which `VARIANTS` are the variants; nothing is held by default."""
     return Config(
         models=(
             ModelConfig(
@@ -217,9 +217,7 @@ def cluster_config(
             ),
         ),
         scheduler=SchedulerConfig(max_waiting_per_replica=max_waiting),
-        gateway=GatewayConfig(
-            max_concurrent_requests=max_concurrent_requests, request_timeout_s=request_timeout_s
-        ),
+        gateway=GatewayConfig.model_validate({"hold_timeout_s": hold_timeout_s, **gateway}),
     )
 
 
@@ -259,7 +257,10 @@ def delta(*token_ids: int, finish: EngineFinish | None = None) -> EngineDelta:
 
 
 def ending(stream: int, last: Iterable[int], whole: Iterable[int]) -> StreamFrame:
-    """The part of a frame that ends a stream: its last tokens, and the record of all."""
+    """The part of a frame that ends a stream: its last tokens, and the record of all.
+
+    Those that were replayed are part of the whole.
+    """
     token_ids = list(whole)
     finish = EngineFinish(
         reason="length",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import signal
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import time
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from serve.checkpoints import CheckpointSource, MissingPackageError, materialize
 from serve.config import CheckpointConfig, VariantConfig
 from serve.engine import EngineDelta, EngineRequest, EngineStep
 from serve.engine_environment import environment
-from serve.errors import EngineDeadError, EngineRejectedError
+from serve.errors import EngineDeadError, EngineFailedError, EngineRejectedError
 from serve.lifeline import MARK
 
 if TYPE_CHECKING:
@@ -274,6 +275,57 @@ async def test_a_stop_text_ends_the_stream(loaded: Loaded) -> None:
     assert (finish.reason, finish.stop_reason) == ("stop", "Paris")
     assert "Paris" not in text(deltas)
     assert finish.completion_tokens == len(token_ids(deltas))
+
+
+def begun(request: EngineRequest, deltas: list[EngineDelta], cut: int) -> EngineRequest:
+    """Ask for what comes after the first tokens of an answer."""
+    return replace(
+        request,
+        request_id=f"{request.request_id}-from-{cut}",
+        replayed_token_ids=token_ids(deltas)[:cut],
+    )
+
+
+@pytest.mark.parametrize(
+    ("prompt", "stop"),
+    # The model goes on with bytes after the last one, of which a token is seldom a character.
+    [(CAPITAL, None), (CAPITAL, " of "), ([41964, 10813, 28134, 223, 171, 246], None)],
+    ids=["words", "stop text", "bytes"],
+)
+async def test_it_goes_on_with_what_another_began(
+    loaded: Loaded, prompt: list[int], stop: str | None
+) -> None:
+    request = greedy("whole", prompt, 24, stop=[stop] if stop else None, ignore_eos=True)
+    whole = await loaded.collect(request)
+    exact = 0
+    for cut in range(1, len(token_ids(whole))):
+        rest = await loaded.collect(begun(request, whole, cut))
+        # Prompts are computed by other kernels than completions: close calls may fall otherwise.
+        pairs = zip(whole[cut:], rest, strict=False)
+        same = list(itertools.takewhile(lambda pair: pair[0].token_ids == pair[1].token_ids, pairs))
+        assert same
+        assert [one.text for one, _ in same] == [other.text for _, other in same]
+        if len(same) == len(whole) - cut:
+            assert record(rest) == record(whole)
+            exact += 1
+    assert exact
+
+
+def record(deltas: list[EngineDelta]) -> tuple[str, int | str | None, int, int]:
+    """What the last delta says that does not depend on time or caches."""
+    finish = deltas[-1].finish
+    assert finish is not None
+    return finish.reason, finish.stop_reason, finish.prompt_tokens, finish.completion_tokens
+
+
+async def test_a_structure_cannot_go_on(loaded: Loaded) -> None:
+    from vllm.sampling_params import StructuredOutputsParams
+
+    choice = StructuredOutputsParams(choice=["Paris", "London"])
+    request = greedy("structure", CAPITAL, 12, structured_outputs=choice)
+    with pytest.raises(EngineFailedError, match="with a structure cannot go on"):
+        await loaded.collect(replace(request, replayed_token_ids=[504]))
+    assert loaded.engine.unfinished_requests() == 0
 
 
 async def test_log_probabilities_come_for_every_token(loaded: Loaded) -> None:

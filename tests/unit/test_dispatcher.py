@@ -255,19 +255,162 @@ async def test_before_the_first_token_another_replica_is_tried(desk: Desk) -> No
     assert_nothing_left(desk)
 
 
-async def test_after_the_first_token_the_call_ends_with_its_replica(desk: Desk) -> None:
+async def test_after_the_first_token_another_replica_goes_on(desk: Desk) -> None:
+    await desk.wake({LARGE: ["a", "b"], SMALL: ["c"]})
+    desk.send(LARGE, "b", report=ReplicaReport(0.0, running_requests=3))
+    reading = Reading(desk)
+    await submitted(desk)
+    desk.send(LARGE, "a", tokens(1, 5, 6), accepted=[1])
+    await settle()
+    desk.handles[LARGE].break_connection(ReplicaId("a"))
+    second = await submitted(desk, 2)
+    assert second.lease.replica == "b"  # Of the same variant, though another idles.
+    assert second.request.prompt_token_ids == [1, 2, 3, 4]
+    assert second.request.replayed_token_ids == [5, 6]
+    assert second.request.max_tokens == 8
+    assert second.lease.prompt_tokens == 6
+    desk.send(LARGE, "a", tokens(1, 9))  # Too late: nobody reads it any more.
+    desk.send(LARGE, "b", ending(2, [7], [5, 6, 7]), accepted=[2])
+    await reading.task
+    assert reading.token_ids == [5, 6, 7]
+    outcome = reading.items[-1]
+    assert isinstance(outcome, Outcome)
+    assert (outcome.replica, outcome.resumes, outcome.replayed_tokens) == ("b", 1, 6)
+    assert "a replica was lost under it; 6 tokens were computed again" in outcome.reason
+    assert desk.dispatcher.tally.accepted == desk.dispatcher.tally.completed == 1
+    assert_nothing_left(desk)
+
+
+async def test_without_its_variant_it_goes_on_with_one_that_keeps_the_floor(desk: Desk) -> None:
     await desk.wake({SMALL: ["b"]})
-    reading = Reading(desk, desk.call(wishes=Wishes(variant=LARGE)))
+    for min_quality, replica in ((0.5, "b"), (1.0, None)):
+        await desk.wake({LARGE: [f"a-{min_quality}"]})
+        wishes = Wishes(min_quality=min_quality)
+        desk.send(SMALL, "b", report=ReplicaReport(0.0, running_requests=1))
+        reading = Reading(desk, desk.call(wishes=wishes))
+        await settle()
+        number = max(desk.submissions)
+        assert desk.submissions[number].lease.replica == f"a-{min_quality}"
+        desk.send(LARGE, f"a-{min_quality}", tokens(number, 5), accepted=[number])
+        await settle()
+        desk.handles[LARGE].break_connection(ReplicaId(f"a-{min_quality}"))
+        await settle()
+        if replica is None:
+            with pytest.raises(NoReplicaError, match="no replica of large is awake"):
+                await reading.task
+        else:
+            desk.send(SMALL, "b", ending(number + 1, [6], [5, 6]), accepted=[number + 1])
+            await reading.task
+            outcome = reading.items[-1]
+            assert isinstance(outcome, Outcome)
+            assert outcome.variant == SMALL
+        assert_nothing_left(desk)
+
+
+async def test_a_dead_engine_gets_no_more_requests(desk: Desk) -> None:
+    await desk.wake({LARGE: ["a", "b"]})
+    desk.send(LARGE, "b", report=ReplicaReport(0.0, running_requests=3))
+    reading = Reading(desk)
+    await submitted(desk)
+    desk.send(LARGE, "a", tokens(1, 5), accepted=[1])
+    desk.send(LARGE, "a", failure(1, "EngineDeadError", "it has died"))
+    second = await submitted(desk, 2)
+    assert second.lease.replica == "b"
+    desk.membership.publish(LARGE, {"a": "node", "b": "node"})  # Ray has not noticed yet.
+    await settle()
+    other = Reading(desk)
+    assert (await submitted(desk, 3)).lease.replica == "b"
+    for each in (reading, other):
+        each.task.cancel()
+    desk.membership.publish(LARGE, {"b": "node"})
+    await settle()
+    await desk.wake({LARGE: ["a", "b"]})
+    assert {each.replica for each in desk.engines.fleet().replicas if not each.draining} == {
+        "a",
+        "b",
+    }
+
+
+async def test_a_call_that_lost_too_many_replicas_says_what_has_come() -> None:
+    desk = Desk(cluster_config(max_resumes=1))
+    await desk.wake({LARGE: ["a", "b", "c"]})
+    reading = Reading(desk)
+    for number in (1, 2):
+        submission = await submitted(desk, number)
+        replica = submission.lease.replica
+        desk.send(LARGE, replica, tokens(number, number), accepted=[number])
+        await settle()
+        desk.handles[LARGE].break_connection(replica)
+    with pytest.raises(ReplicaLostError, match=r"last of 2 replicas.*The 2 tokens before"):
+        await reading.task
+    assert reading.token_ids == [1, 2]
+    assert desk.dispatcher.tally.failed == 1
+    assert_nothing_left(desk)
+    desk.close()
+
+
+# ── held ────────────────────────────────────────────────────────────────────
+
+
+async def test_a_call_waits_for_the_replica_that_wakes() -> None:
+    desk = Desk(cluster_config(hold_timeout_s=60.0))
+    reading = Reading(desk)
+    await settle()
+    assert desk.submissions == {}
+    await desk.wake({LARGE: ["a"]})
+    await submitted(desk)
+    desk.send(LARGE, "a", ending(1, [5], [5]), accepted=[1])
+    await reading.task
+    assert desk.dispatcher.tally.completed == 1
+    assert_nothing_left(desk)
+    desk.close()
+
+
+async def test_a_call_waits_no_longer_than_it_may() -> None:
+    desk = Desk(cluster_config(hold_timeout_s=0.05))
+    with pytest.raises(NoReplicaError, match=r"none came within 0\.05 s"):
+        await Reading(desk).task
+    assert desk.dispatcher.tally.rejected == 1
+    late = Desk(cluster_config(hold_timeout_s=60.0, request_timeout_s=0.05))
+    with pytest.raises(DeadlineError):
+        await Reading(late).task
+    for each in (desk, late):
+        each.close()
+
+
+async def test_no_more_calls_wait_than_may() -> None:
+    desk = Desk(cluster_config(hold_timeout_s=60.0, max_held_requests=1))
+    waiting = Reading(desk)
+    await settle()
+    with pytest.raises(OverloadedError, match="1 requests wait already"):
+        await Reading(desk).task
+    waiting.task.cancel()
+    await settle()
+    await desk.wake({LARGE: ["a"]})
+    assert desk.submissions == {}
+    desk.close()
+
+
+async def test_a_call_that_has_begun_waits_for_its_replica_to_come_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(link_module, "RECONNECT_S", (0.0,))
+    desk = Desk(cluster_config(hold_timeout_s=60.0))
+    await desk.wake({LARGE: ["a"]})
+    reading = Reading(desk)
     await submitted(desk)
     desk.send(LARGE, "a", tokens(1, 5), accepted=[1])
     await settle()
     desk.handles[LARGE].break_connection(ReplicaId("a"))
-    with pytest.raises(ReplicaLostError):
-        await reading.task
-    assert reading.token_ids == [5]
-    assert list(desk.submissions) == [1]
-    assert desk.dispatcher.tally.failed == 1
+    await settle()
+    desk.send(LARGE, "a", report=ReplicaReport(0.0))
+    second = await submitted(desk, 2)
+    assert second.request.replayed_token_ids == [5]
+    desk.send(LARGE, "a", ending(2, [6], [5, 6]), accepted=[2])
+    await reading.task
+    assert reading.token_ids == [5, 6]
     assert_nothing_left(desk)
+    desk.close()
 
 
 async def test_when_no_other_is_left_it_says_so(desk: Desk) -> None:

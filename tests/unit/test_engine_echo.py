@@ -62,6 +62,20 @@ async def test_it_repeats_the_prompt() -> None:
     assert (last.reason, last.prompt_tokens, last.completion_tokens) == ("length", 3, 5)
 
 
+async def test_it_goes_on_with_what_another_began() -> None:
+    steps: list[EngineStep] = []
+    async with running(steps) as engine:
+        whole = await collect(engine, [7, 8, 9], 5)
+        steps.clear()
+        begun = EngineRequest("r", [7, 8, 9], 5, replayed_token_ids=[7, 8])
+        rest = [delta async for delta in engine.generate(begun)]
+    assert token_ids(rest) == token_ids(whole)[2:]
+    finish = rest[-1].finish
+    assert finish is not None
+    assert (finish.prompt_tokens, finish.completion_tokens) == (3, 5)
+    assert sum(step.prefill_tokens for step in steps) == 5
+
+
 async def test_many_streams_decode_together() -> None:
     steps: list[EngineStep] = []
     async with running(steps, max_batch=8) as engine:

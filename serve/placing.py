@@ -1,0 +1,134 @@
+"""Find a replica for a call: now, or as soon as there is one.
+
+Its own module because it is what stands between a request and a fleet that may be asleep,
+full or dying: routing itself is a pure function that knows neither waiting nor the past.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import TYPE_CHECKING, assert_never
+
+from scheduler.routing import Decision, Limits, NoReplica, route
+from serve.errors import JouleserveError, NoReplicaError, OverloadedError, UnattainableError
+
+if TYPE_CHECKING:
+    from random import Random
+
+    from scheduler.requests import Request
+    from scheduler.routing import Policy
+    from serve.calls import Journey
+    from serve.config import Config
+    from serve.engines import Engines
+
+
+class Placer:
+    """Routes the calls of one gateway, and holds those that nobody can take yet.
+
+    Attributes:
+        held: calls that wait for a replica.
+
+    """
+
+    def __init__(self, config: Config, engines: Engines, policy: Policy, rng: Random) -> None:
+        """Route with these parts.
+
+        Args:
+            config: of the whole cluster.
+            engines: the gateway's books about replicas.
+            policy: scores candidates.
+            rng: breaks ties.
+
+        """
+        self.held = 0
+        self._engines = engines
+        self._policy = policy
+        self._rng = rng
+        self._hold_timeout_s = config.gateway.hold_timeout_s
+        self._max_held = config.gateway.max_held_requests
+        self._limits = Limits(
+            max_waiting=config.scheduler.max_waiting_per_replica,
+            stale_after_s=config.scheduler.stale_after_s,
+        )
+
+    async def place(self, journey: Journey, request: Request) -> Decision:
+        """Choose a replica; wait for one while none is awake.
+
+        A call that has lost its replica after its first token goes on with the same variant,
+        and with another that keeps its quality floor if there is none of that.
+
+        Raises:
+            UnattainableError: no variant can ever serve it.
+            OverloadedError: all that could are full, or too many wait already.
+            NoReplicaError: none has come in time.
+
+        """
+        verdict = self._choose(journey, request)
+        if isinstance(verdict, NoReplica) and self._worth_waiting(journey, verdict):
+            verdict = await self._hold(journey, request, verdict)
+        if isinstance(verdict, NoReplica):
+            raise _refusal(verdict)
+        return verdict
+
+    def _choose(
+        self, journey: Journey, request: Request, *, again: bool = False
+    ) -> Decision | NoReplica:
+        if journey.tokens and journey.decision is not None and request.variant is None:
+            same = replace(request, variant=journey.decision.variant)
+            verdict = self._route(journey, same, again=again)
+            if isinstance(verdict, Decision):
+                return verdict
+        return self._route(journey, request, again=again)
+
+    def _route(self, journey: Journey, request: Request, *, again: bool) -> Decision | NoReplica:
+        return route(
+            request,
+            self._engines.fleet(),
+            self._policy,
+            self._rng,
+            limits=self._limits,
+            # One that was lost may be back under its name by the time that it is asked again.
+            avoid=frozenset() if again else journey.failed,
+            explain=journey.call.wishes.explain,
+        )
+
+    def _worth_waiting(self, journey: Journey, verdict: NoReplica) -> bool:
+        """Whether time can help: not against limits, unless tokens are at stake."""
+        if not self._hold_timeout_s or verdict.kind == "unattainable":
+            return False
+        return verdict.kind == "none_awake" or journey.tokens > 0
+
+    async def _hold(
+        self, journey: Journey, request: Request, verdict: NoReplica
+    ) -> Decision | NoReplica:
+        """Try again whenever a replica has news, as long as a call may be held."""
+        if self.held >= self._max_held:
+            raise OverloadedError(
+                f"{verdict.reason}, and {self.held} requests wait already: try again later"
+            )
+        self.held += 1
+        found: Decision | NoReplica = verdict
+        try:
+            async with asyncio.timeout(self._hold_timeout_s):
+                while isinstance(found, NoReplica) and found.kind != "unattainable":
+                    await self._engines.news()
+                    found = self._choose(journey, request, again=True)
+        except TimeoutError:
+            waited = f"none came within {self._hold_timeout_s:g} s"
+            return replace(verdict, reason=f"{verdict.reason}, and {waited}")
+        finally:
+            self.held -= 1
+        return found
+
+
+def _refusal(verdict: NoReplica) -> JouleserveError:
+    match verdict.kind:
+        case "unattainable":
+            return UnattainableError(verdict.reason)
+        case "none_awake":
+            return NoReplicaError(verdict.reason)
+        case "full":
+            return OverloadedError(f"{verdict.reason}: try again later")
+        case _:
+            assert_never(verdict.kind)
