@@ -193,6 +193,8 @@ def finish(outcome: Outcome, *, explain: bool) -> pb.GenerateResponse:
                     method=energy.method,
                     boundary=energy.boundary,
                 ),
+                resumes=outcome.resumes,
+                replayed_tokens=outcome.replayed_tokens,
             ),
         )
     )

@@ -102,7 +102,9 @@ class Usage:
         completion_tokens: generated.
         completion_crc32: of their ids, as the engine gave them (`checksum.extend`).
         latency: seen by the gateway.
-        energy: attributed to the request.
+        energy: attributed to the request, by the replica that finished it.
+        resumes: how often the stream went on elsewhere, for its replica was lost.
+        replayed_tokens: of prompt and completion, that were computed again for that.
 
     """
 
@@ -112,6 +114,8 @@ class Usage:
     completion_crc32: int
     latency: Latency
     energy: Energy
+    resumes: int = 0
+    replayed_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

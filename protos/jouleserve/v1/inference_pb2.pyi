@@ -460,6 +460,8 @@ class Usage(_message.Message):
     LATENCY_FIELD_NUMBER: _builtins.int
     ENERGY_FIELD_NUMBER: _builtins.int
     COMPLETION_CRC32_FIELD_NUMBER: _builtins.int
+    RESUMES_FIELD_NUMBER: _builtins.int
+    REPLAYED_TOKENS_FIELD_NUMBER: _builtins.int
     prompt_tokens: _builtins.int
     cached_tokens: _builtins.int
     """Of the prompt tokens, those found in the replica's prefix cache."""
@@ -467,6 +469,12 @@ class Usage(_message.Message):
     completion_crc32: _builtins.int
     """CRC-32 of the completion's token ids, four little-endian bytes each, taken
     where the engine gave them: whoever computes the same lost nothing on the way.
+    """
+    resumes: _builtins.int
+    """How often the stream went on elsewhere, for the replica that gave it was lost."""
+    replayed_tokens: _builtins.int
+    """Tokens, of the prompt and of the completion, that were computed again for that. The
+    energy is that of the last replica, this included; what a lost one used is not known.
     """
     @_builtins.property
     def latency(self) -> Global___Latency: ...
@@ -481,10 +489,12 @@ class Usage(_message.Message):
         latency: Global___Latency | None = ...,
         energy: Global___Energy | None = ...,
         completion_crc32: _builtins.int = ...,
+        resumes: _builtins.int = ...,
+        replayed_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["energy", b"energy", "latency", b"latency"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "completion_crc32", b"completion_crc32", "completion_tokens", b"completion_tokens", "energy", b"energy", "latency", b"latency", "prompt_tokens", b"prompt_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "completion_crc32", b"completion_crc32", "completion_tokens", b"completion_tokens", "energy", b"energy", "latency", b"latency", "prompt_tokens", b"prompt_tokens", "replayed_tokens", b"replayed_tokens", "resumes", b"resumes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
