@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
@@ -119,7 +120,8 @@ class Play:
                 sent.append(token)
             case "finish" | "corrupt":
                 sent.append(token)
-                part = ending(number, [token], sent if kind == "finish" else [*sent, 1])
+                whole = [*submission.request.replayed_token_ids, *sent]
+                part = ending(number, [token], whole if kind == "finish" else [*whole, 1])
             case "fail":
                 part = failure(number)
             case _:
@@ -192,14 +194,19 @@ def test_in_the_end_every_call_is_in_one_column_and_observed_once(
 
 
 @given(histories)
-def test_tokens_come_from_one_attempt_whole_and_in_order(history: list[tuple[str, int]]) -> None:
+def test_tokens_come_whole_and_in_order_from_one_attempt_after_the_other(
+    history: list[tuple[str, int]],
+) -> None:
     async def run() -> None:
         play = await played(history)
         await play.finish()
         for client in play.clients:
-            if client.token_ids:
-                sent = play.sent[client.token_ids[0] // ATTEMPT]
-                assert client.token_ids == sent[: len(client.token_ids)]
+            before: list[int] = []
+            for number, group in itertools.groupby(client.token_ids, lambda each: each // ATTEMPT):
+                came = list(group)
+                assert play.desk.submissions[number].request.replayed_token_ids == before
+                assert came == play.sent[number][: len(came)]
+                before += came
             if client.outcome is not None:
                 assert len(client.token_ids) == client.outcome.finish.completion_tokens
 

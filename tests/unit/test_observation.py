@@ -16,7 +16,7 @@ from scheduler.requests import ReplicaId
 from serve import link as link_module
 from serve.calls import Wishes
 from serve.observation import CallObserver
-from tests.gateway_fakes import LARGE, Desk, ending, settle, tokens
+from tests.gateway_fakes import LARGE, Desk, cluster_config, ending, settle, tokens
 
 if TYPE_CHECKING:
     from serve.calls import Journey
@@ -54,7 +54,7 @@ def exporter(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
 @pytest.fixture
 async def desk(monkeypatch: pytest.MonkeyPatch) -> Desk:
     monkeypatch.setattr(link_module, "RECONNECT_S", (10.0,))
-    desk = Desk()
+    desk = Desk(cluster_config(max_resumes=0))
     await desk.wake({LARGE: ["a"]})
     return desk
 
