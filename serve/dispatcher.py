@@ -182,8 +182,9 @@ class Dispatcher:
         self, journey: Journey, request: Request
     ) -> AsyncGenerator[EngineDelta, None]:
         """Relay the engine's deltas; go on elsewhere when its replica is lost."""
+        left = request
         while True:
-            attempt = self._begin(journey, request)
+            attempt = self._begin(journey, request, left)
             alarm = self._alarm(attempt, journey.call)
             try:
                 while True:
@@ -204,7 +205,8 @@ class Dispatcher:
                 self._engines.end(attempt)
                 if attempt.replica != attempt.lease.replica:
                     self._engines.prefixes.stored(attempt.replica, request.prefix_blocks)
-            await self._place(journey, self._remainder(journey, request))
+            left = self._remainder(journey, request)
+            await self._place(journey, left)
 
     async def _place(self, journey: Journey, request: Request) -> None:
         """Choose a replica, within the time that the call has."""
@@ -243,10 +245,9 @@ class Dispatcher:
             ),
         )
 
-    def _begin(self, journey: Journey, request: Request) -> Attempt:
-        """Book a lease on the chosen replica and submit the request there."""
+    def _begin(self, journey: Journey, request: Request, left: Request) -> Attempt:
+        """Book a lease for what is left on the chosen replica, and submit the request there."""
         decision, call = journey.chosen(), journey.call
-        left = self._remainder(journey, request)
         number = next(self._numbers)
         lease = Lease(
             lease_id=number,
