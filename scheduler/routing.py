@@ -112,13 +112,14 @@ def route(  # noqa: PLR0913 (four inputs of the decision, three settings)
     if isinstance(eligible, NoReplica):
         return _refuse(eligible, case, fleet, explain=explain)
     scores = policy.score(request, table, eligible, case.now_s, rng)
-    row = _pick(scores.values, eligible, table.outlook.requests, rng)
+    values = np.where(eligible, scores.values, np.inf)
+    row = _pick(values, table.outlook.requests, rng)
     return Decision(
         replica=table.replicas[row],
         variant=table.variant(row).name,
         policy=policy.name,
         reason=policy.explain(request, table, eligible, scores, row) if reasoned else "",
-        ranking=_fallbacks(case, eligible, scores.values, row),
+        ranking=_fallbacks(case, values, row),
         candidates=_candidates(case, eligible, scores, row) if explain else (),
         cached_tokens=0 if table.cached_tokens is None else int(table.cached_tokens[row]),
         wake=_wake_further(case, fleet, eligible, scores),
@@ -173,12 +174,11 @@ def _wake_further(
 # ── pick ────────────────────────────────────────────────────────────────────
 
 
-def _pick(values: FloatArray, eligible: BoolArray, requests: FloatArray, rng: random.Random) -> int:
+def _pick(values: FloatArray, requests: FloatArray, rng: random.Random) -> int:
     """Take the best score; among equals the least loaded; among those any."""
-    masked = np.where(eligible, values, np.inf)
-    best = int(masked.argmin())
-    least = float(masked[best])
-    ties = np.flatnonzero(masked <= least + TIE * abs(least))
+    best = int(values.argmin())
+    least = float(values[best])
+    ties = np.flatnonzero(values <= least + TIE * abs(least))
     if len(ties) == 1:
         return best
     load = requests[ties]
@@ -193,18 +193,21 @@ def _predicted(scores: Scores, row: int) -> Latencies | None:
     return Latencies(float(figures["ttft_s"][row]), float(figures["tpot_s"][row]))
 
 
-def _fallbacks(
-    case: Case, eligible: BoolArray, values: FloatArray, row: int
-) -> tuple[ReplicaId, ...]:
-    """Name the next best replicas of the same variant."""
-    table, most = case.table, case.limits.max_fallbacks
-    others = eligible & (table.variant_rows == table.variant_rows[row])
-    others[row] = False
-    rows = others.nonzero()[0]
-    if len(rows) > most > 0:
-        rows = rows[values[rows].argpartition(most - 1)[:most]]
-    ranked = _ranked(rows, values, table.outlook.requests)
-    return tuple([table.replicas[other] for other in ranked[:most]])
+def _fallbacks(case: Case, values: FloatArray, row: int) -> tuple[ReplicaId, ...]:
+    """Name the next best replicas of the same variant; what may not serve is at infinity."""
+    table = case.table
+    values = values.copy()
+    if len(table.variants) > 1:
+        values[table.variant_rows != table.variant_rows[row]] = np.inf
+    names: list[ReplicaId] = []
+    for _ in range(min(case.limits.max_fallbacks, len(values) - 1)):
+        # Few are wanted: looking for the best again and again is quicker than any sorting.
+        values[row] = np.inf
+        row = int(values.argmin())
+        if values[row] == np.inf:
+            break
+        names.append(table.replicas[row])
+    return tuple(names)
 
 
 def _ranked(rows: IndexArray, values: FloatArray, requests: FloatArray) -> list[int]:
