@@ -23,12 +23,15 @@ class GroupState:
         ready: that replicas can start on.
         booting: asked for and not ready yet.
         trouble: why nodes that were asked for do not come; empty while nothing is wrong.
+        accelerators_per_node: of the largest that is ready, CPU cores in a group without GPUs;
+            0 where that is not known.
 
     """
 
     ready: int = 0
     booting: int = 0
     trouble: str = ""
+    accelerators_per_node: int = 0
 
 
 class NodeProvider(Protocol):

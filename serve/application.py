@@ -12,9 +12,17 @@ from ray import serve as ray_serve
 from ray.serve.config import RequestRouterConfig
 
 from serve.config import Config
-from serve.deployment import REQUEST_ROUTER, engine_arguments, gateway_options, variant_options
+from serve.deployment import (
+    REQUEST_ROUTER,
+    engine_arguments,
+    gateway_options,
+    planned,
+    planner_options,
+    variant_options,
+)
 from serve.engine_environment import environment
 from serve.gateway import Gateway, api
+from serve.planner_deployment import PlannerDeployment
 from serve.replica_deployment import ReplicaDeployment
 
 if TYPE_CHECKING:
@@ -30,8 +38,14 @@ def build(args: dict[str, Any]) -> ray_serve.Application:
     """
     config = Config.model_validate(args)
     engines = {variant.name: _engine(config, variant) for _, variant in config.variants()}
+    planner = _planner() if planned(config) else None
     gateway = ray_serve.deployment(**gateway_options(config))(ray_serve.ingress(api)(Gateway))
-    return gateway.bind(config.model_dump(mode="json"), engines)
+    return gateway.bind(config.model_dump(mode="json"), engines, planner)
+
+
+def _planner() -> ray_serve.Application:
+    """Bind the planner; what it knows comes as its user_config, which may change as it runs."""
+    return ray_serve.deployment(**planner_options())(PlannerDeployment).bind()
 
 
 def _engine(config: Config, variant: VariantConfig) -> ray_serve.Application:

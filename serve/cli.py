@@ -18,7 +18,7 @@ import yaml
 from rich.console import Console
 
 from protos.jouleserve.client import Client, JouleserveClientError
-from serve import cli_tables, cluster_record, config_file, session
+from serve import cli_tables, cluster_record, config_file, pins, session
 from serve.checkpoints import CheckpointError
 from serve.cluster_record import ClusterError
 from serve.config import Config
@@ -37,6 +37,8 @@ ERR = Console(stderr=True, width=None if sys.stderr.isatty() else _PIPE_WIDTH)
 COMMANDS = "jouleserve.commands"
 _USUAL_ADDRESS = "127.0.0.1:9000"
 _STATUS_TIMEOUT_S = 10.0
+# A proposal waits for the plan that is being made.
+_PLAN_TIMEOUT_S = 20.0
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -130,6 +132,49 @@ def status(address: AddressOption = "", *, as_json: JsonOption = False) -> None:
         OUT.print_json(json.dumps(asdict(answer)))
     else:
         cli_tables.print_status(OUT, answer)
+
+
+@app.command()
+def plan(
+    address: AddressOption = "",
+    *,
+    dry_run: Annotated[bool, typer.Option(help="Plan for this instant; change nothing.")] = False,
+    pin: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="VARIANT=COUNT",
+            help="Have so many replicas of a variant, whatever the planner would; may be repeated"
+            " and replaces all pins before. Needs the cluster that `up` started.",
+        ),
+    ] = None,
+    unpin: Annotated[bool, typer.Option(help="Give every variant back to the planner.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what is planned to be awake, why, what it draws, and the least that could serve."""
+    if pin or unpin:
+        if unpin and pin:
+            raise typer.BadParameter("--pin and --unpin contradict each other")
+        record = cluster_record.read()
+        if record is None:
+            raise ClusterError("no cluster is known here; pins are set where `up` ran")
+        pins.pin(record, _pins(pin or []))
+    with Client(_address(address), timeout_s=_PLAN_TIMEOUT_S) as client:
+        answer = client.plan(dry_run=dry_run)
+    if as_json:
+        OUT.print_json(json.dumps(asdict(answer)))
+    else:
+        cli_tables.print_plan(OUT, answer)
+
+
+def _pins(given: list[str]) -> dict[str, int]:
+    """Read VARIANT=COUNT."""
+    pinned = {}
+    for text in given:
+        name, _, count = text.partition("=")
+        if not name or not count.isdecimal():
+            raise typer.BadParameter(f"{text!r} is not VARIANT=COUNT, e.g. bf16=2")
+        pinned[name] = int(count)
+    return pinned
 
 
 @app.command()

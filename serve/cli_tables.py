@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from protos.jouleserve.client import ClusterStatus, Decision, Finish, Model, Objective
+    from protos.jouleserve.client import ClusterStatus, Decision, Finish, Model, Objective, Plan
 
 _MS = 1e3
 
@@ -49,6 +49,56 @@ def print_status(console: Console, status: ClusterStatus) -> None:
         f" failed + {counters.in_flight} in flight; {counters.rejected} rejected,"
         f" {counters.leases} leases",
         highlight=False,
+    )
+
+
+def print_plan(console: Console, plan: Plan) -> None:
+    """Print what is planned, what is there, what is expected, and why."""
+    if not plan.planned:
+        console.print("no plan has been made yet", highlight=False)
+        return
+    replicas = _table("variant", "nodes")
+    for heading in ("wanted", "awake", "starting", "draining"):
+        replicas.add_column(heading, justify="right")
+    replicas.add_column("remarks")
+    for each in plan.replicas:
+        remark = "; ".join(filter(None, ("pinned" if each.pinned else "", each.trouble)))
+        counts = (each.wanted, each.awake, each.starting, each.draining)
+        replicas.add_row(each.variant, each.group, *map(str, counts), remark)
+    console.print(replicas)
+    for node in plan.nodes:
+        trouble = f": {node.trouble}" if node.trouble else ""
+        booting = f", {node.booting} boot" if node.booting else ""
+        console.print(
+            f"nodes {node.group}: {node.wanted} wanted, {node.ready} ready{booting}{trouble}",
+            highlight=False,
+        )
+    for demand in plan.demands:
+        unserved = demand.unserved_requests_per_s
+        short = f"; {unserved:.3g}/s find nobody" if unserved else ""
+        console.print(
+            f"{demand.model} {demand.service_class}: {demand.requests_per_s:.3g} requests/s"
+            f" expected, hardly more than {demand.upper_requests_per_s:.3g},"
+            f" of {demand.prompt_tokens:.0f} + {demand.completion_tokens:.0f} tokens{short}",
+            highlight=False,
+        )
+    for action in plan.actions:
+        what = f"{action.count} {action.variant or 'node' + 's' * (action.count > 1)}"
+        console.print(f"{action.kind} {what} on {action.group}: {action.reason}", highlight=False)
+    if not plan.actions:
+        console.print("nothing is to change", highlight=False)
+    if plan.rejected:
+        console.print(f"the newest plan was not carried out: {plan.rejected}", highlight=False)
+    console.print(_watts(plan), highlight=False)
+
+
+def _watts(plan: Plan) -> str:
+    bound = f", {plan.bound_w:.0f} W at least" if plan.bound_w else ""
+    budget = "" if plan.power_budget_w is None else f", of {plan.power_budget_w:.0f} W allowed"
+    now = "" if plan.replicas_w is None else f"; replicas say they draw {plan.replicas_w:.0f} W now"
+    return (
+        f"{plan.predicted_w:.0f} W predicted (model){bound}{budget}{now}; {plan.solver},"
+        f" {plan.solve_s * _MS:.0f} ms, {plan.age_s:.0f} s ago"
     )
 
 

@@ -7,16 +7,18 @@ came from a YAML file, a Helm value or a test.
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
+from pydantic import Field, JsonValue, StringConstraints
 
 from cluster.accelerators import CATALOGUE
 from scheduler.policies import POLICIES
 from serve.checkpoints import CheckpointSource, InvalidSourceError, Quantization
+from serve.config_planner import NodeGroupConfig, PlannerConfig
+from serve.config_section import Fault, Section
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
 CPU = "cpu"
 """The accelerator of a replica that uses no GPU."""
@@ -26,45 +28,6 @@ VariantNameText = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-
 ModelNameText = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][\w./:-]{0,126}$")]
 Port = Annotated[int, Field(ge=1, le=65535)]
 PositiveSeconds = Annotated[float, Field(gt=0)]
-
-
-class Fault(NamedTuple):
-    """Two settings that cannot both hold.
-
-    Attributes:
-        key: the one to change, relative to the section that was checked.
-        message: what is wrong and what to change.
-
-    """
-
-    key: str
-    message: str
-
-
-class FaultsError(ValueError):
-    """A section whose settings contradict each other; carries every fault."""
-
-    def __init__(self, faults: Iterable[Fault]) -> None:
-        self.faults = tuple(faults)
-        super().__init__("; ".join(f"{fault.key}: {fault.message}" for fault in self.faults))
-
-
-class Section(BaseModel):
-    """A part of the tree: frozen, no unknown keys, every contradiction reported at once."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
-    )
-
-    def find_faults(self) -> Iterator[Fault]:
-        """Yield what is wrong although every single value is possible."""
-        return iter(())
-
-    @model_validator(mode="after")
-    def _refuse_faults(self) -> Self:
-        if faults := tuple(self.find_faults()):
-            raise FaultsError(faults)
-        return self
 
 
 class CheckpointConfig(Section):
@@ -157,13 +120,15 @@ class VariantConfig(Section):
     """Sequences decoded together; beyond it an 8B model on an H100 saves little per token."""
     kv_cache_gib: Annotated[float, Field(gt=0)] | None = None
     """GiB of KV cache for each rank; by default a GPU's free memory, on a CPU it must be given."""
-    engine_options: dict[str, JsonValue] = {}
+    engine_options: dict[str, JsonValue] = Field(default_factory=dict)
     """Further engine arguments of vLLM, by their names in AsyncEngineArgs."""
-    min_replicas: Annotated[int, Field(ge=1)] = 1
-    """Replicas that are always awake."""
+    min_replicas: Annotated[int, Field(ge=0)] = 1
+    """Replicas that are always awake; with 0 the variant sleeps while nobody needs it."""
     max_replicas: Annotated[int, Field(ge=1)] | None = None
-    """Most replicas that may be awake; by default `min_replicas`, a fixed number. Above it Ray
-    Serve adds replicas while each has more than `max_batch` requests."""
+    """Most replicas that may be awake; by default `min_replicas`, a fixed number. In between the
+    planner decides, or the autoscaler that `planner.autoscaler` names."""
+    start_s: PositiveSeconds = 60.0
+    """From the decision to wake a replica until it serves, before any start was seen."""
     quality: Annotated[float, Field(gt=0, le=1)] = 1.0
     """1 is the unmodified model; for others e.g. the ratio of perplexities, original to variant."""
     profile: StepProfile | None = None
@@ -180,11 +145,23 @@ class VariantConfig(Section):
         """Accelerators of one replica."""
         return self.tensor_parallel_size * self.pipeline_parallel_size
 
+    @property
+    def units(self) -> float:
+        """What one replica takes of a node's accelerators: GPUs, or CPU cores."""
+        return self.ranks * (self.cpus_per_replica if self.accelerator == CPU else 1.0)
+
+    @property
+    def scalable(self) -> bool:
+        """Whether the number of its replicas may change."""
+        return self.max_replicas not in {None, self.min_replicas}
+
     def find_faults(self) -> Iterator[Fault]:
         """Yield what this variant's settings contradict in each other."""
         if self.accelerator not in CATALOGUE:
             known = ", ".join(sorted(CATALOGUE))
             yield Fault("accelerator", f"no accelerator {self.accelerator!r}; known: {known}")
+        if self.min_replicas == 0 and self.max_replicas is None:
+            yield Fault("max_replicas", "must be given where min_replicas is 0, e.g. 1")
         if self.max_replicas is not None and self.min_replicas > self.max_replicas:
             yield Fault(
                 "min_replicas", f"{self.min_replicas} is more than max_replicas {self.max_replicas}"
@@ -322,6 +299,11 @@ class Config(Section):
     """By name; the defaults suit models of about 10B parameters on data-centre GPUs."""
     scheduler: SchedulerConfig = SchedulerConfig()
     """How gateways choose replicas."""
+    planner: PlannerConfig = PlannerConfig()
+    """What decides which replicas and nodes are awake."""
+    node_groups: tuple[NodeGroupConfig, ...] = ()
+    """Nodes that can be switched on and off, one group for each accelerator; by default the
+    nodes that Ray has, which are always on."""
     energy: EnergyConfig = EnergyConfig()
     """How joules are known."""
     gateway: GatewayConfig = GatewayConfig()
@@ -347,6 +329,39 @@ class Config(Section):
         """Yield what sections contradict in each other."""
         yield from self._name_faults()
         yield from self._service_class_faults()
+        yield from self._node_group_faults()
+        yield from self._pin_faults()
+
+    def _pin_faults(self) -> Iterator[Fault]:
+        """Yield pins of what is not there or cannot be scaled so far."""
+        known = {variant.name: variant for _, variant in self.variants()}
+        for name, count in self.planner.pinned.items():
+            key, variant = f"planner.pinned.{name}", known.get(name)
+            if variant is None:
+                yield Fault(key, f"no variant {name!r}; known: {', '.join(known)}")
+                continue
+            most = variant.max_replicas or variant.min_replicas
+            if not variant.min_replicas <= count <= most:
+                yield Fault(
+                    key, f"{count} is not between its bounds {variant.min_replicas} and {most}"
+                )
+
+    def _node_group_faults(self) -> Iterator[Fault]:
+        """Yield groups that a variant could not be told apart by."""
+        names = Counter(group.name for group in self.node_groups)
+        accelerators = Counter(group.accelerator for group in self.node_groups)
+        for i, group in enumerate(self.node_groups):
+            if names[group.name] > 1:
+                yield Fault(f"node_groups.{i}.name", f"{group.name!r} names two groups")
+            if accelerators[group.accelerator] > 1:
+                yield Fault(
+                    f"node_groups.{i}.accelerator",
+                    f"{group.accelerator!r} is in two groups; Ray could not tell which one a"
+                    " replica is meant for: make it one group",
+                )
+            for _, variant in self.variants():
+                if variant.accelerator == group.accelerator and variant.pipeline_parallel_size == 1:
+                    yield from _too_large(f"node_groups.{i}", group, variant)
 
     def _name_faults(self) -> Iterator[Fault]:
         models = Counter(model.name for model in self.models)
@@ -375,3 +390,13 @@ class Config(Section):
                     f"no variant has the quality {chosen.min_quality} that"
                     f" {model.default_service_class!r} asks for",
                 )
+
+
+def _too_large(key: str, group: NodeGroupConfig, variant: VariantConfig) -> Iterator[Fault]:
+    units = variant.units
+    if units > group.accelerators_per_node:
+        yield Fault(
+            f"{key}.accelerators_per_node",
+            f"{group.accelerators_per_node} cannot hold a replica of {variant.name!r}, which"
+            f" takes {units:g}",
+        )

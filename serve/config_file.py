@@ -17,7 +17,8 @@ from pydantic import BaseModel, ValidationError
 
 from serve import engine_options
 from serve.checkpoints import CheckpointError, check
-from serve.config import CheckpointConfig, Config, FaultsError
+from serve.config import CheckpointConfig, Config
+from serve.config_section import FaultsError
 from serve.yaml_lines import Location, YamlError, parse
 
 if TYPE_CHECKING:

@@ -15,9 +15,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from serve.config import Config, VariantConfig
+    from serve.config_planner import PlannerConfig
 
 APPLICATION = "jouleserve"
 GATEWAY = "Gateway"
+PLANNER = "Planner"
+AUTOSCALING_POLICY = "serve.autoscaling:carry_out"
+TARGET = "replicas:"
+"""Before a variant's name: the planner's statistic that says how many replicas it wants."""
 IMPORT_PATH = "serve.application:build"
 REQUEST_ROUTER = "serve.request_router:LeaseRouter"
 SERVICERS = (
@@ -41,6 +46,8 @@ RAY_ENVIRONMENT: Mapping[str, str] = {
     # Ray would keep a gateway's port unused for as long; with one application an old process
     # that still knows the port can only reach another gateway of ours.
     "RAY_SERVE_PORT_QUARANTINE_S": "60",
+    # Replicas go to nodes that have some already, so that others can be empty.
+    "RAY_SERVE_USE_PACK_SCHEDULING_STRATEGY": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 """Must be set in every Ray process before it starts, on every node."""
@@ -52,6 +59,8 @@ _CONSTRUCTOR_RETRIES = 2
 _HEALTH_CHECK_PERIOD_S = 5.0
 # A prefill of a long prompt may hold the event loop of a CPU engine for this long.
 _HEALTH_CHECK_TIMEOUT_S = 30.0
+# The planner's wishes reach Ray Serve's controller this often; other replicas say nothing.
+_WISHES_PERIOD_S = 0.5
 # Ray only wants to see that the node is of this type; any positive share says so.
 _ACCELERATOR_TYPE_SHARE = 0.001
 
@@ -72,12 +81,53 @@ def serve_config(config: Config) -> dict[str, Any]:
                 "route_prefix": "/",
                 "import_path": IMPORT_PATH,
                 "args": _without_counts(config),
+                **(
+                    {"autoscaling_policy": {"policy_function": AUTOSCALING_POLICY}}
+                    if planned(config)
+                    else {}
+                ),
                 "deployments": [
                     {"name": GATEWAY, "num_replicas": gateway.replicas},
-                    *({"name": v.name, **_replicas(v)} for _, v in config.variants()),
+                    *([_planner(config)] if planned(config) else []),
+                    *(
+                        {"name": v.name, **_replicas(v, config.planner)}
+                        for _, v in config.variants()
+                    ),
                 ],
             }
         ],
+    }
+
+
+def planned(config: Config) -> bool:
+    """Whether the planner decides what is awake."""
+    return config.planner.autoscaler == "planner"
+
+
+def _planner(config: Config) -> dict[str, Any]:
+    """Give what of the planner may change while it runs: all that it knows."""
+    return {
+        "name": PLANNER,
+        "user_config": config.model_dump(mode="json"),
+        # One is enough; only with bounds does Ray Serve ask its replica for statistics.
+        "autoscaling_config": {
+            "min_replicas": 1,
+            "max_replicas": 1,
+            "metrics_interval_s": _WISHES_PERIOD_S,
+        },
+    }
+
+
+def planner_options() -> dict[str, Any]:
+    """Give the options of the planner's deployment."""
+    return {
+        "name": PLANNER,
+        "max_ongoing_requests": _REPLICA_CALLS,
+        "health_check_period_s": _HEALTH_CHECK_PERIOD_S,
+        "health_check_timeout_s": _HEALTH_CHECK_TIMEOUT_S,
+        "max_constructor_retry_count": _CONSTRUCTOR_RETRIES,
+        # It works for a moment in each period, and must fit beside the engines.
+        "ray_actor_options": {"num_cpus": 0},
     }
 
 
@@ -120,10 +170,11 @@ def _without_counts(config: Config) -> dict[str, Any]:
     """Give the configuration as JSON, without the numbers of replicas.
 
     Ray Serve builds everything anew when an application's arguments change; numbers of
-    replicas stand beside them, so that scaling replaces nothing.
+    replicas and what the planner knows stand beside them, so that scaling replaces nothing.
     """
     tree = config.model_dump(mode="json")
-    del tree["gateway"]["replicas"]
+    del tree["gateway"]["replicas"], tree["planner"], tree["node_groups"]
+    tree["planner"] = {"autoscaler": config.planner.autoscaler}
     for model in tree["models"]:
         for variant in model["variants"]:
             del variant["min_replicas"], variant["max_replicas"]
@@ -143,16 +194,16 @@ def engine_arguments(config: Config, variant: VariantConfig) -> dict[str, Any]:
     }
 
 
-def _replicas(variant: VariantConfig) -> dict[str, Any]:
-    if variant.max_replicas in (None, variant.min_replicas):
+def _replicas(variant: VariantConfig, planner: PlannerConfig) -> dict[str, Any]:
+    if not variant.scalable:
         return {"num_replicas": variant.min_replicas}
-    return {
-        "autoscaling_config": {
-            "min_replicas": variant.min_replicas,
-            "max_replicas": variant.max_replicas,
-            "target_ongoing_requests": variant.max_batch,
-        }
-    }
+    bounds = {"min_replicas": variant.min_replicas, "max_replicas": variant.max_replicas}
+    if planner.autoscaler == "queue_based":
+        target = planner.queue_target or variant.max_batch
+        return {"autoscaling_config": {**bounds, "target_ongoing_requests": target}}
+    # The planner has its own patience, on the way up and down.
+    delays = {"upscale_delay_s": 0.0, "downscale_delay_s": 0.0, "downscale_to_zero_delay_s": 0.0}
+    return {"autoscaling_config": {**bounds, **delays}}
 
 
 def required_cpus(config: Config) -> float:

@@ -19,7 +19,8 @@ from scheduler.leases import Lease
 from scheduler.lengths import CompletionLengths
 from scheduler.requests import ModelName, Objective, Request, RequestId, VariantName
 from scheduler.routing import Latencies, Learner
-from serve.calls import Journey, Outcome
+from serve import resuming
+from serve.calls import Journey, OpeningDelta, Outcome
 from serve.engine import EngineRequest
 from serve.errors import (
     BadRequestError,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from serve.config import Config, ModelConfig
     from serve.engine import EngineDelta, EngineFinish
     from serve.engines import Attempt, Engines
+    from serve.traffic_counts import TrafficCounts
 
 # A lease outlives the deadline by this, so that only a forgotten one expires.
 LEASE_MARGIN_S = 30.0
@@ -62,6 +64,8 @@ class Dispatcher:
         rng: Random,
         clock: Callable[[], float],
         observe: Callable[[Journey], None],
+        traffic: TrafficCounts,
+        hurry: Callable[[], None],
     ) -> None:
         """Serve with these parts.
 
@@ -73,15 +77,18 @@ class Dispatcher:
             rng: breaks ties.
             clock: monotonic seconds.
             observe: told of every call that has ended.
+            traffic: counts what comes, for the planner.
+            hurry: tells the planner that a call waits for a replica.
 
         """
         self.tally = Tally()
         self._config = config
         self._engines = engines
-        self._placer = Placer(config, engines, policy, rng)
+        self._placer = Placer(config, engines, policy, rng, traffic, hurry)
         self._learner = policy if isinstance(policy, Learner) else None
         self._clock = clock
         self._observe = observe
+        self._traffic = traffic
         self._models = {model.name: model for model in config.models}
         self._facts = {
             name: ModelFacts(
@@ -103,9 +110,10 @@ class Dispatcher:
         try:
             with self.tally.refusing():
                 request = self._admit(journey)
-                await self._place(journey, request)
+                left = self._remainder(journey, request)
+                await self._place(journey, left)
             with self.tally.counting():
-                stream = self._stream(journey, request)
+                stream = self._stream(journey, request, left)
                 async with contextlib.aclosing(stream):
                     async for delta in stream:
                         yield delta
@@ -115,6 +123,7 @@ class Dispatcher:
             journey.error = error
             raise
         finally:
+            self._traffic.ended(journey)
             self._observe(journey)
 
     # ── admit ───────────────────────────────────────────────────────────────
@@ -137,6 +146,7 @@ class Dispatcher:
         )
         if isinstance(verdict, Rejected):
             raise _rejection(verdict)
+        self._take_over(journey, verdict.max_tokens)
         journey.admitted_s = self._clock()
         journey.notice = verdict.notice
         name = ModelName(call.model)
@@ -153,6 +163,15 @@ class Dispatcher:
             variant=variant,
             prefix_blocks=self._prefix_blocks(call.model, call.prompt_token_ids),
         )
+
+    def _take_over(self, journey: Journey, max_tokens: int) -> None:
+        """Begin where a lost gateway has left the call, if one has."""
+        call = journey.call
+        if call.resume is None:
+            return
+        variants = [each.name for each in self._facts[call.model].variants]
+        resuming.check(call.resume, max_tokens, variants, self._config.gateway.max_resumes)
+        journey.decision = call.resume.decision()
 
     def _prefix_blocks(self, model: str, token_ids: list[int]) -> tuple[int, ...]:
         """Hash the prompt, where a replica could know its beginning."""
@@ -179,11 +198,19 @@ class Dispatcher:
     # ── stream ──────────────────────────────────────────────────────────────
 
     async def _stream(
-        self, journey: Journey, request: Request
+        self, journey: Journey, request: Request, left: Request
     ) -> AsyncGenerator[EngineDelta, None]:
-        """Relay the engine's deltas; go on elsewhere when its replica is lost."""
-        left = request
+        """Relay the engine's deltas; go on elsewhere when its replica is lost.
+
+        Args:
+            journey: of the call.
+            request: all of it.
+            left: of that, what has not come yet.
+
+        """
+        writer: VariantName | None = None
         while True:
+            chosen = journey.chosen().variant
             attempt = self._begin(journey, request, left)
             alarm = self._alarm(attempt, journey.call)
             try:
@@ -193,13 +220,14 @@ class Dispatcher:
                     if delta.finish is not None:
                         self._complete(journey, attempt, delta.finish)
                         self._learn(journey, request)
-                    yield delta
+                    yield delta if writer == chosen else OpeningDelta.of(delta, chosen)
+                    writer = chosen
                     if delta.finish is not None:
                         return
             except ReplicaLostError as error:
                 # Its link may not have noticed yet; the books would still recommend it.
                 journey.lost(attempt.lease.replica, attempt.replica)
-                self._allow_another(journey, error)
+                resuming.allow_another(journey, error, self._config.gateway.max_resumes)
             finally:
                 alarm.cancel()
                 self._engines.end(attempt)
@@ -217,18 +245,6 @@ class Dispatcher:
         except TimeoutError as error:
             raise self._too_late(journey.call) from error
         journey.routed_s = self._clock()
-
-    def _allow_another(self, journey: Journey, error: ReplicaLostError) -> None:
-        """Let a call be tried again, a bounded number of times."""
-        if journey.losses <= self._config.gateway.max_resumes:
-            return
-        if not journey.tokens:
-            raise error
-        raise ReplicaLostError(
-            f"{error}; it was the last of {journey.losses} replicas that were lost under this"
-            f" request. The {journey.tokens} tokens before are right: to go on, send them with"
-            " the prompt"
-        ) from error
 
     def _remainder(self, journey: Journey, request: Request) -> Request:
         """Say what is left to do of a request, some tokens of which have come."""
@@ -259,7 +275,8 @@ class Dispatcher:
             cached_tokens=decision.cached_tokens,
         )
         engine_request = EngineRequest(
-            request_id=f"{call.request_id}-{number}",
+            # A lost gateway may have asked for the same before, and its count was like this one.
+            request_id=f"{call.request_id}-{self._engines.gateway}-{number}",
             prompt_token_ids=call.prompt_token_ids,
             max_tokens=request.max_tokens,
             sampling=call.sampling(request.max_tokens),
@@ -305,7 +322,9 @@ class Dispatcher:
             variant=decision.variant,
             replica=attempt.replica,
             decision=decision,
-            reason="; ".join(filter(None, (decision.reason, journey.notice, _history(journey)))),
+            reason="; ".join(
+                filter(None, (decision.reason, journey.notice, resuming.history(journey)))
+            ),
             finish=finish,
             energy=energy,
             latency=journey.latency(),
@@ -315,6 +334,8 @@ class Dispatcher:
 
     def _learn(self, journey: Journey, request: Request) -> None:
         """Know better next time how long completions are, and how well latencies are predicted."""
+        if journey.gateways_lost:
+            return  # Of all completions it is the long ones that outlive a gateway.
         latency = journey.latency()
         self._lengths.observe(request.model, journey.service_class, journey.tokens)
         if self._learner is not None and not journey.losses:
@@ -334,11 +355,3 @@ def _rejection(verdict: Rejected) -> JouleserveError:
             return OverloadedError(verdict.message)
         case _:
             assert_never(verdict.kind)
-
-
-def _history(journey: Journey) -> str:
-    """Say what a call has gone through; empty if nothing happened to it."""
-    if not journey.resumes:
-        return ""
-    many = "a replica was" if journey.resumes == 1 else f"{journey.resumes} replicas were"
-    return f"{many} lost under it; {journey.replayed_tokens} tokens were computed again"

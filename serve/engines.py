@@ -23,7 +23,7 @@ from serve.stream import Stream
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping
 
-    from scheduler.fleet import Fleet, ReplicaReport, Variant
+    from scheduler.fleet import Fleet, ReplicaReport, Sleeper, Variant
     from serve.engine import EngineRequest
     from serve.frames import Frame
     from serve.membership import Membership
@@ -51,9 +51,6 @@ class EngineHandle(Protocol):
         self, request: EngineRequest, lease: Lease, gateway: str, fallback: list[ReplicaId]
     ) -> Submission:
         """Submit a request to the lease's replica, else to the first fallback that can."""
-
-    async def wake(self) -> None:
-        """Return once the deployment is known to have a replica."""
 
 
 @dataclass(slots=True)
@@ -117,8 +114,6 @@ class Engines:
                 loop.call_soon_threadsafe(self._members, deployments[deployment], replicas)
 
         membership.subscribe(changed)
-        for handle in self._handles.values():
-            self._own(handle.wake())
 
     def _members(self, variant: VariantName, replicas: Mapping[str, str]) -> None:
         for replica in [each for each, name in self._dead.items() if name == variant]:
@@ -204,6 +199,26 @@ class Engines:
     def fleet(self) -> Fleet:
         """The fleet at this instant: newest reports, and what was booked since."""
         return self._board.snapshot(self._clock())
+
+    def believed(self) -> Mapping[VariantName, Variant]:
+        """The variants, with step models as replicas' reports have corrected them."""
+        return self._board.variants
+
+    def power_w(self) -> float | None:
+        """What all replicas draw that have reported; None before any has."""
+        if not self.reports:
+            return None
+        return sum(report.power_w for report in self.reports.values())
+
+    def know_sleepers(self, sleepers: tuple[Sleeper, ...]) -> None:
+        """Take what could be woken: decisions advise it from now on."""
+        if sleepers != self._board.sleepers:
+            self._board.sleepers = sleepers
+            self._tell()
+
+    def sleeping(self) -> frozenset[VariantName]:
+        """Variants of which a replica could be woken."""
+        return frozenset(sleeper.variant for sleeper in self._board.sleepers)
 
     def awake(self) -> dict[VariantName, int]:
         """How many replicas of each variant take work."""

@@ -20,19 +20,23 @@ from fastapi.responses import JSONResponse, Response
 from grpc_health.v1 import health_pb2
 
 from cluster import telemetry
+from protos.jouleserve.v1 import cluster_pb2
 from scheduler.policies import make_policy
 from scheduler.requests import VariantName
-from serve import catalogue, grpc_api, status
+from serve import catalogue, grpc_api, plan_status, status
 from serve.calls import Call, Outcome
 from serve.config import Config
 from serve.dispatcher import Dispatcher
 from serve.engines import Engines
 from serve.errors import JouleserveError, UnattainableError, known_model
 from serve.frontends import load_frontends, openai_routes
-from serve.handles import RayEngineHandle
+from serve.handles import RayEngineHandle, RayPlannerHandle
 from serve.http_errors import error_response
 from serve.membership import MEMBERSHIP
 from serve.observation import CallObserver
+from serve.plan_link import PlanLink
+from serve.plan_news import GatewayNews, PlanNews
+from serve.traffic_counts import TrafficCounts
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Mapping
@@ -40,7 +44,7 @@ if TYPE_CHECKING:
     from ray.serve.grpc_util import RayServegRPCContext
     from ray.serve.handle import DeploymentHandle
 
-    from protos.jouleserve.v1 import cluster_pb2, inference_pb2
+    from protos.jouleserve.v1 import inference_pb2
 
 logger = logging.getLogger("jouleserve.serve")
 
@@ -63,13 +67,17 @@ class Gateway:
     """
 
     async def __init__(  # type: ignore[misc]  # Ray Serve awaits constructors.
-        self, config: dict[str, Any], engines: Mapping[str, DeploymentHandle]
+        self,
+        config: dict[str, Any],
+        engines: Mapping[str, DeploymentHandle],
+        planner: DeploymentHandle | None,
     ) -> None:
         """Load the tokenizers, and link to every replica that runs.
 
         Args:
             config: of the whole cluster, as JSON.
             engines: the deployment of each variant, by the variant's name.
+            planner: its deployment; None where another autoscaler scales.
 
         """
         self._config = Config.model_validate(config)
@@ -83,6 +91,9 @@ class Gateway:
             {VariantName(name): RayEngineHandle(handle) for name, handle in engines.items()},
             time.monotonic,
         )
+        self._traffic = TrafficCounts(self._variants)
+        self._planner = None if planner is None else RayPlannerHandle(planner)
+        self._plan = None if self._planner is None else self._plan_link(self._planner)
         self._dispatcher = Dispatcher(
             self._config,
             self._variants,
@@ -91,6 +102,8 @@ class Gateway:
             Random(),
             time.monotonic,
             CallObserver(frozenset(self._frontends)),
+            self._traffic,
+            _nobody_waits if self._plan is None else self._plan.hurry,
         )
         self._openai = openai_routes(
             self._frontends, self._dispatcher.serve, self._config.gateway.max_request_bytes
@@ -98,7 +111,9 @@ class Gateway:
         self._engines.follow(
             MEMBERSHIP, {h.deployment_name: VariantName(v) for v, h in engines.items()}
         )
-        self._sweeper = asyncio.create_task(self._sweep(), name="lease sweep")
+        self._tasks = [asyncio.create_task(self._sweep(), name="lease sweep")]
+        if self._plan is not None:
+            self._tasks.append(asyncio.create_task(self._plan.run(), name="planner link"))
         telemetry.observe(telemetry.LEASES, lambda: len(self._engines.leases))
         logger.info("gateway %s is ready", self._name)
 
@@ -106,6 +121,23 @@ class Gateway:
         while True:
             await asyncio.sleep(SWEEP_PERIOD_S)
             self._engines.expire()
+
+    def _plan_link(self, planner: RayPlannerHandle) -> PlanLink:
+        return PlanLink(
+            planner.exchange,
+            self._news,
+            lambda news: self._engines.know_sleepers(news.sleepers),
+        )
+
+    def _news(self) -> GatewayNews:
+        return GatewayNews(
+            gateway=self._name,
+            traffic=self._traffic.totals(),
+            held=dict(self._traffic.held),
+            steps={name: each.steps for name, each in self._engines.believed().items()},
+            power_w=self._engines.power_w(),
+            strained=self._traffic.strained(),
+        )
 
     # ── gRPC: jouleserve.v1 ─────────────────────────────────────────────────
 
@@ -145,6 +177,7 @@ class Gateway:
             wishes=wishes,
             arrived_at_s=arrived_at_s,
             trace_headers=grpc_api.trace_headers(metadata),
+            resume=grpc_api.resume(request),
         )
 
     async def ListModels(
@@ -160,12 +193,29 @@ class Gateway:
         now_s = time.monotonic()
         return status.cluster(self._config, self._engines, self._dispatcher.tally, now_s)
 
+    async def GetPlan(
+        self, request: cluster_pb2.GetPlanRequest, grpc_context: RayServegRPCContext
+    ) -> cluster_pb2.GetPlanResponse:
+        """What is planned, and why; with `dry_run`, what would be planned now."""
+        try:
+            if self._planner is None or self._plan is None:
+                raise UnattainableError(
+                    "this cluster is not planned: planner.autoscaler is queue_based"
+                )
+            if not request.dry_run:
+                return plan_status.response(self._plan.latest)
+            proposed = await self._planner.propose()
+            return plan_status.response(PlanNews(proposed, power_w=self._engines.power_w()))
+        except JouleserveError as error:
+            grpc_api.set_error(grpc_context, error)
+            return cluster_pb2.GetPlanResponse()
+
     # ── gRPC: grpc.health.v1 ────────────────────────────────────────────────
 
     async def Check(
         self, request: health_pb2.HealthCheckRequest, grpc_context: RayServegRPCContext
     ) -> health_pb2.HealthCheckResponse:
-        """SERVING while every model has an awake replica."""
+        """SERVING while every model has an awake replica, or one that can be woken."""
         if request.service not in SERVICES:
             grpc_context.set_code(grpc.StatusCode.NOT_FOUND)
             grpc_context.set_details(f"no service {request.service!r}")
@@ -185,8 +235,11 @@ class Gateway:
 
     def _health(self) -> health_pb2.HealthCheckResponse.ServingStatus:
         awake = self._engines.awake()
+        ready = {name for name, count in awake.items() if count}
+        if self._config.gateway.hold_timeout_s:
+            ready |= self._engines.sleeping()
         served = all(
-            any(awake.get(VariantName(variant.name)) for variant in model.variants)
+            any(VariantName(variant.name) in ready for variant in model.variants)
             for model in self._config.models
         )
         return SERVING if served else NOT_SERVING
@@ -195,7 +248,7 @@ class Gateway:
 
     @api.get("/health")
     async def health(self) -> Response:
-        """200 while every model has an awake replica, else 503."""
+        """200 while every model has an awake replica or one that can be woken, else 503."""
         serving = self._health() == SERVING
         return JSONResponse({"serving": serving}, status_code=200 if serving else 503)
 
@@ -230,9 +283,14 @@ class Gateway:
 
     async def __del__(self) -> None:
         """Leave every replica; Ray Serve calls this when the drain is over."""
-        self._sweeper.cancel()
+        for task in self._tasks:
+            task.cancel()
         self._engines.close()
         await asyncio.to_thread(self._stop_telemetry)
+
+
+def _nobody_waits() -> None:
+    """There is no planner to be told."""
 
 
 def _no_openai() -> Response:

@@ -6,11 +6,15 @@ them has to import it.
 
 from __future__ import annotations
 
+import asyncio
 from contextvars import Context
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
+
+from serve.errors import NoReplicaError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -21,6 +25,10 @@ if TYPE_CHECKING:
     from scheduler.requests import ReplicaId
     from serve.engine import EngineRequest
     from serve.frames import Frame
+    from serve.plan_news import GatewayNews, Planned, PlanNews
+
+# A proposal waits for the plan that is being made, and takes as long again.
+PROPOSE_LIMIT_S = 10.0
 
 
 class RayEngineHandle:
@@ -54,13 +62,32 @@ class RayEngineHandle:
             fallback=fallback,
         )
 
-    async def wake(self) -> None:
-        """Return once a replica has answered; from then on Ray tells of every change."""
+
+class RayPlannerHandle:
+    """The planner, as gateways call it."""
+
+    def __init__(self, handle: DeploymentHandle) -> None:
+        """Call the planner's deployment by value."""
+        self._handle = handle.options(_by_reference=False)
+
+    async def exchange(self, news: GatewayNews) -> PlanNews:
+        """Tell what was seen, and hear what is planned."""
+        answer: PlanNews = await _detached(self._handle.exchange.remote, news)
+        return answer
+
+    async def propose(self) -> Planned:
+        """Have a plan made that nobody carries out.
+
+        Raises:
+            NoReplicaError: the planner does not answer.
+
+        """
         try:
-            await _detached(self._unary.ready.remote)
-        except RayServeException:
-            # The answer does not matter: asking is what makes Ray's router follow the deployment.
-            return
+            async with asyncio.timeout(PROPOSE_LIMIT_S):
+                proposed: Planned = await _detached(self._handle.propose.remote)
+        except (RayError, RayServeException, TimeoutError) as error:
+            raise NoReplicaError("the planner does not answer; try again later") from error
+        return proposed
 
 
 def _detached(remote: Callable[..., Any], *args: object, **kwargs: object) -> Any:  # noqa: ANN401

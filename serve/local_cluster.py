@@ -78,6 +78,20 @@ def deploy(config: Config, record: ClusterRecord, watch: Callable[[Rollout], Non
     _await_ingress(record)
 
 
+@contextmanager
+def serving(record: ClusterRecord) -> Iterator[Any]:
+    """Give Ray Serve's client within the block.
+
+    Raises:
+        ClusterError: nothing serves there.
+
+    """
+    try:
+        yield _serve_client(None, record)
+    finally:
+        _disconnect()
+
+
 def stop(record: ClusterRecord, *, keep_logs: bool = False) -> None:
     """End what `start` started, or take the application off a cluster that is not ours."""
     if record.session_id is None:

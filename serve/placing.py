@@ -14,6 +14,7 @@ from scheduler.routing import Decision, Limits, NoReplica, route
 from serve.errors import JouleserveError, NoReplicaError, OverloadedError, UnattainableError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from random import Random
 
     from scheduler.requests import Request
@@ -21,17 +22,21 @@ if TYPE_CHECKING:
     from serve.calls import Journey
     from serve.config import Config
     from serve.engines import Engines
+    from serve.traffic_counts import TrafficCounts
 
 
 class Placer:
-    """Routes the calls of one gateway, and holds those that nobody can take yet.
+    """Routes the calls of one gateway, and holds those that nobody can take yet."""
 
-    Attributes:
-        held: calls that wait for a replica.
-
-    """
-
-    def __init__(self, config: Config, engines: Engines, policy: Policy, rng: Random) -> None:
+    def __init__(  # noqa: PLR0913, PLR0917 (the parts that placing needs, each by its name)
+        self,
+        config: Config,
+        engines: Engines,
+        policy: Policy,
+        rng: Random,
+        traffic: TrafficCounts,
+        hurry: Callable[[], None],
+    ) -> None:
         """Route with these parts.
 
         Args:
@@ -39,9 +44,12 @@ class Placer:
             engines: the gateway's books about replicas.
             policy: scores candidates.
             rng: breaks ties.
+            traffic: counts what comes and what waits.
+            hurry: tells whoever wakes replicas that a call waits.
 
         """
-        self.held = 0
+        self._traffic = traffic
+        self._hurry = hurry
         self._engines = engines
         self._policy = policy
         self._rng = rng
@@ -65,6 +73,8 @@ class Placer:
 
         """
         verdict = self._choose(journey, request)
+        if not journey.losses:
+            self._traffic.came(journey, request, verdict)
         if isinstance(verdict, NoReplica) and self._worth_waiting(journey, verdict):
             verdict = await self._hold(journey, request, verdict)
         if isinstance(verdict, NoReplica):
@@ -94,31 +104,37 @@ class Placer:
         )
 
     def _worth_waiting(self, journey: Journey, verdict: NoReplica) -> bool:
-        """Whether time can help: not against limits, unless tokens are at stake."""
+        """Whether time can help: a replica may wake; or tokens are at stake."""
         if not self._hold_timeout_s or verdict.kind == "unattainable":
             return False
-        return verdict.kind == "none_awake" or journey.tokens > 0
+        asleep = verdict.kind == "none_awake" or verdict.wake is not None
+        return asleep or journey.tokens > 0
 
     async def _hold(
         self, journey: Journey, request: Request, verdict: NoReplica
     ) -> Decision | NoReplica:
         """Try again whenever a replica has news, as long as a call may be held."""
-        if self.held >= self._max_held:
+        waiting = self._traffic.held.total()
+        if waiting >= self._max_held:
             raise OverloadedError(
-                f"{verdict.reason}, and {self.held} requests wait already: try again later"
+                f"{verdict.reason}, and {waiting} requests wait already: try again later"
             )
-        self.held += 1
-        found: Decision | NoReplica = verdict
         try:
-            async with asyncio.timeout(self._hold_timeout_s):
-                while isinstance(found, NoReplica) and found.kind != "unattainable":
-                    await self._engines.news()
-                    found = self._choose(journey, request, again=True)
+            with self._traffic.holding(journey, request):
+                self._hurry()
+                return await self._until_placed(journey, request, verdict)
         except TimeoutError:
             waited = f"none came within {self._hold_timeout_s:g} s"
             return replace(verdict, reason=f"{verdict.reason}, and {waited}")
-        finally:
-            self.held -= 1
+
+    async def _until_placed(
+        self, journey: Journey, request: Request, verdict: NoReplica
+    ) -> Decision | NoReplica:
+        found: Decision | NoReplica = verdict
+        async with asyncio.timeout(self._hold_timeout_s):
+            while isinstance(found, NoReplica) and found.kind != "unattainable":
+                await self._engines.news()
+                found = self._choose(journey, request, again=True)
         return found
 
 

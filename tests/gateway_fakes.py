@@ -24,6 +24,7 @@ from serve.engine import EngineDelta, EngineFinish, EngineRequest
 from serve.engines import Engines
 from serve.frames import Frame, RequestEnergy, StreamFrame
 from serve.membership import Membership
+from serve.traffic_counts import TrafficCounts
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Generator, Iterable, Mapping
@@ -171,6 +172,7 @@ class Desk(Rig):
     def __init__(self, config: Config | None = None, policy: str = "least_loaded") -> None:
         super().__init__()
         self.journeys: list[Journey] = []
+        self.traffic = TrafficCounts(VARIANTS)
         self.dispatcher = Dispatcher(
             config or cluster_config(),
             VARIANTS,
@@ -179,6 +181,8 @@ class Desk(Rig):
             Random(0),
             self.clock,
             self.journeys.append,
+            self.traffic,
+            lambda: None,
         )
 
     def call(self, **changes: Any) -> Call:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 import grpc
 from grpc import aio
 
-from protos.jouleserve import calls, errors, replies
+from protos.jouleserve import calls, errors, plans, replies
 from protos.jouleserve.transcript import Transcript
 from protos.jouleserve.v1 import cluster_pb2, inference_pb2
 from protos.jouleserve.v1.cluster_pb2_grpc import ClusterStub
@@ -161,6 +161,11 @@ class AsyncClient:
         """Ask what the cluster is doing."""
         ask = self._cluster.GetStatus
         return replies.status(await self._ask(ask, cluster_pb2.GetStatusRequest()))
+
+    async def plan(self, *, dry_run: bool = False) -> plans.Plan:
+        """Ask what is to be awake, and why; with `dry_run`, what would be planned now."""
+        question = cluster_pb2.GetPlanRequest(dry_run=dry_run)
+        return plans.plan(await self._ask(self._cluster.GetPlan, question))
 
     async def _ask(self, ask: aio.UnaryUnaryMultiCallable[Q, A], question: Q) -> A:
         metadata = calls.metadata(self._metadata)

@@ -26,6 +26,13 @@ from protos.jouleserve.errors import (
     UnavailableError,
     UnknownModelError,
 )
+from protos.jouleserve.plans import (
+    Plan,
+    PlanAction,
+    PlannedDemand,
+    PlannedNodes,
+    PlannedReplicas,
+)
 from protos.jouleserve.replies import (
     Candidate,
     ClusterStatus,
@@ -69,6 +76,11 @@ __all__ = [
     "Model",
     "Objective",
     "OverloadedError",
+    "Plan",
+    "PlanAction",
+    "PlannedDemand",
+    "PlannedNodes",
+    "PlannedReplicas",
     "Replica",
     "RequestTooLargeError",
     "ServiceClass",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol, Self, TypeVar, Unpack
 
 import grpc
 
-from protos.jouleserve import calls, errors, replies
+from protos.jouleserve import calls, errors, plans, replies
 from protos.jouleserve.transcript import Transcript
 from protos.jouleserve.v1 import cluster_pb2, inference_pb2
 from protos.jouleserve.v1.cluster_pb2_grpc import ClusterStub
@@ -158,6 +158,11 @@ class Client:
         """Ask what the cluster is doing."""
         ask = self._cluster.GetStatus
         return replies.status(self._ask(ask, cluster_pb2.GetStatusRequest()))
+
+    def plan(self, *, dry_run: bool = False) -> plans.Plan:
+        """Ask what is to be awake, and why; with `dry_run`, what would be planned now."""
+        question = cluster_pb2.GetPlanRequest(dry_run=dry_run)
+        return plans.plan(self._ask(self._cluster.GetPlan, question))
 
     def _ask(self, ask: grpc.UnaryUnaryMultiCallable[Q, A], question: Q) -> A:
         metadata = calls.metadata(self._metadata)

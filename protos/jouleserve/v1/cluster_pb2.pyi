@@ -170,3 +170,258 @@ class Counters(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Counters: _TypeAlias = Counters  # noqa: Y015
+
+@_typing.final
+class GetPlanRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    dry_run: _builtins.bool
+    """Plan anew for this instant, and do nothing about it."""
+    def __init__(
+        self,
+        *,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetPlanRequest: _TypeAlias = GetPlanRequest  # noqa: Y015
+
+@_typing.final
+class GetPlanResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLANNED_FIELD_NUMBER: _builtins.int
+    AGE_S_FIELD_NUMBER: _builtins.int
+    SOLVER_FIELD_NUMBER: _builtins.int
+    SOLVE_S_FIELD_NUMBER: _builtins.int
+    GAP_FIELD_NUMBER: _builtins.int
+    PREDICTED_W_FIELD_NUMBER: _builtins.int
+    BOUND_W_FIELD_NUMBER: _builtins.int
+    REPLICAS_W_FIELD_NUMBER: _builtins.int
+    POWER_BUDGET_W_FIELD_NUMBER: _builtins.int
+    REPLICAS_FIELD_NUMBER: _builtins.int
+    NODES_FIELD_NUMBER: _builtins.int
+    ACTIONS_FIELD_NUMBER: _builtins.int
+    DEMANDS_FIELD_NUMBER: _builtins.int
+    REJECTED_FIELD_NUMBER: _builtins.int
+    planned: _builtins.bool
+    """False until the first plan has been made; all else is empty then."""
+    age_s: _builtins.float
+    """Since it was made."""
+    solver: _builtins.str
+    """milp, greedy or held (nothing changes yet: what is there is kept for a while)."""
+    solve_s: _builtins.float
+    gap: _builtins.float
+    """Relative distance from the solver's own bound."""
+    predicted_w: _builtins.float
+    """Mean power while the plan holds, everything counted, by the power model."""
+    bound_w: _builtins.float
+    """No plan for these demands can draw less."""
+    replicas_w: _builtins.float
+    """What replicas say they draw now; absent before any has."""
+    power_budget_w: _builtins.float
+    """Absent where there is no bound."""
+    rejected: _builtins.str
+    """Why the newest plan was not carried out, and this one stays; empty if nothing is wrong."""
+    @_builtins.property
+    def replicas(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlannedReplicas]: ...
+    @_builtins.property
+    def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlannedNodes]: ...
+    @_builtins.property
+    def actions(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlanAction]: ...
+    @_builtins.property
+    def demands(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlannedDemand]: ...
+    def __init__(
+        self,
+        *,
+        planned: _builtins.bool = ...,
+        age_s: _builtins.float = ...,
+        solver: _builtins.str = ...,
+        solve_s: _builtins.float = ...,
+        gap: _builtins.float = ...,
+        predicted_w: _builtins.float = ...,
+        bound_w: _builtins.float = ...,
+        replicas_w: _builtins.float | None = ...,
+        power_budget_w: _builtins.float | None = ...,
+        replicas: _abc.Iterable[Global___PlannedReplicas] | None = ...,
+        nodes: _abc.Iterable[Global___PlannedNodes] | None = ...,
+        actions: _abc.Iterable[Global___PlanAction] | None = ...,
+        demands: _abc.Iterable[Global___PlannedDemand] | None = ...,
+        rejected: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_power_budget_w", b"_power_budget_w", "_replicas_w", b"_replicas_w", "power_budget_w", b"power_budget_w", "replicas_w", b"replicas_w"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_power_budget_w", b"_power_budget_w", "_replicas_w", b"_replicas_w", "actions", b"actions", "age_s", b"age_s", "bound_w", b"bound_w", "demands", b"demands", "gap", b"gap", "nodes", b"nodes", "planned", b"planned", "power_budget_w", b"power_budget_w", "predicted_w", b"predicted_w", "rejected", b"rejected", "replicas", b"replicas", "replicas_w", b"replicas_w", "solve_s", b"solve_s", "solver", b"solver"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__power_budget_w: _TypeAlias = _typing.Literal["power_budget_w"]  # noqa: Y015
+    _WhichOneofArgType__power_budget_w: _TypeAlias = _typing.Literal["_power_budget_w", b"_power_budget_w"]  # noqa: Y015
+    _WhichOneofReturnType__replicas_w: _TypeAlias = _typing.Literal["replicas_w"]  # noqa: Y015
+    _WhichOneofArgType__replicas_w: _TypeAlias = _typing.Literal["_replicas_w", b"_replicas_w"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__power_budget_w) -> _WhichOneofReturnType__power_budget_w | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__replicas_w) -> _WhichOneofReturnType__replicas_w | None: ...
+
+Global___GetPlanResponse: _TypeAlias = GetPlanResponse  # noqa: Y015
+
+@_typing.final
+class PlannedReplicas(_message.Message):
+    """Replicas of one variant on one group of nodes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VARIANT_FIELD_NUMBER: _builtins.int
+    GROUP_FIELD_NUMBER: _builtins.int
+    WANTED_FIELD_NUMBER: _builtins.int
+    AWAKE_FIELD_NUMBER: _builtins.int
+    STARTING_FIELD_NUMBER: _builtins.int
+    DRAINING_FIELD_NUMBER: _builtins.int
+    PINNED_FIELD_NUMBER: _builtins.int
+    TROUBLE_FIELD_NUMBER: _builtins.int
+    variant: _builtins.str
+    group: _builtins.str
+    wanted: _builtins.int
+    awake: _builtins.int
+    starting: _builtins.int
+    draining: _builtins.int
+    pinned: _builtins.bool
+    """An operator has said how many there are to be."""
+    trouble: _builtins.str
+    """Why there can be no more of them now; empty if nothing is wrong."""
+    def __init__(
+        self,
+        *,
+        variant: _builtins.str = ...,
+        group: _builtins.str = ...,
+        wanted: _builtins.int = ...,
+        awake: _builtins.int = ...,
+        starting: _builtins.int = ...,
+        draining: _builtins.int = ...,
+        pinned: _builtins.bool = ...,
+        trouble: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["awake", b"awake", "draining", b"draining", "group", b"group", "pinned", b"pinned", "starting", b"starting", "trouble", b"trouble", "variant", b"variant", "wanted", b"wanted"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlannedReplicas: _TypeAlias = PlannedReplicas  # noqa: Y015
+
+@_typing.final
+class PlannedNodes(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUP_FIELD_NUMBER: _builtins.int
+    WANTED_FIELD_NUMBER: _builtins.int
+    READY_FIELD_NUMBER: _builtins.int
+    BOOTING_FIELD_NUMBER: _builtins.int
+    TROUBLE_FIELD_NUMBER: _builtins.int
+    group: _builtins.str
+    wanted: _builtins.int
+    ready: _builtins.int
+    booting: _builtins.int
+    trouble: _builtins.str
+    def __init__(
+        self,
+        *,
+        group: _builtins.str = ...,
+        wanted: _builtins.int = ...,
+        ready: _builtins.int = ...,
+        booting: _builtins.int = ...,
+        trouble: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["booting", b"booting", "group", b"group", "ready", b"ready", "trouble", b"trouble", "wanted", b"wanted"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlannedNodes: _TypeAlias = PlannedNodes  # noqa: Y015
+
+@_typing.final
+class PlanAction(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    GROUP_FIELD_NUMBER: _builtins.int
+    VARIANT_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    """wake or drain replicas, boot or halt nodes."""
+    group: _builtins.str
+    variant: _builtins.str
+    """Empty for nodes."""
+    count: _builtins.int
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        group: _builtins.str = ...,
+        variant: _builtins.str = ...,
+        count: _builtins.int = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "group", b"group", "kind", b"kind", "reason", b"reason", "variant", b"variant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlanAction: _TypeAlias = PlanAction  # noqa: Y015
+
+@_typing.final
+class PlannedDemand(_message.Message):
+    """What is expected of one service class of one model."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    SERVICE_CLASS_FIELD_NUMBER: _builtins.int
+    REQUESTS_PER_S_FIELD_NUMBER: _builtins.int
+    UPPER_REQUESTS_PER_S_FIELD_NUMBER: _builtins.int
+    PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    COMPLETION_TOKENS_FIELD_NUMBER: _builtins.int
+    CACHED_SHARE_FIELD_NUMBER: _builtins.int
+    HEADROOM_FIELD_NUMBER: _builtins.int
+    UNSERVED_REQUESTS_PER_S_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    service_class: _builtins.str
+    requests_per_s: _builtins.float
+    upper_requests_per_s: _builtins.float
+    """That will hardly be exceeded."""
+    prompt_tokens: _builtins.float
+    completion_tokens: _builtins.float
+    cached_share: _builtins.float
+    """Of prompt tokens, found in prefix caches."""
+    headroom: _builtins.float
+    """Standard deviations of a Poisson number of requests that are kept free."""
+    unserved_requests_per_s: _builtins.float
+    """Of the expected rate, what nothing will carry."""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        service_class: _builtins.str = ...,
+        requests_per_s: _builtins.float = ...,
+        upper_requests_per_s: _builtins.float = ...,
+        prompt_tokens: _builtins.float = ...,
+        completion_tokens: _builtins.float = ...,
+        cached_share: _builtins.float = ...,
+        headroom: _builtins.float = ...,
+        unserved_requests_per_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_share", b"cached_share", "completion_tokens", b"completion_tokens", "headroom", b"headroom", "model", b"model", "prompt_tokens", b"prompt_tokens", "requests_per_s", b"requests_per_s", "service_class", b"service_class", "unserved_requests_per_s", b"unserved_requests_per_s", "upper_requests_per_s", b"upper_requests_per_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlannedDemand: _TypeAlias = PlannedDemand  # noqa: Y015

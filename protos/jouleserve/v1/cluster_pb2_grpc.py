@@ -40,6 +40,11 @@ class ClusterStub:
                 request_serializer=protos_dot_jouleserve_dot_v1_dot_cluster__pb2.GetStatusRequest.SerializeToString,
                 response_deserializer=protos_dot_jouleserve_dot_v1_dot_cluster__pb2.GetStatusResponse.FromString,
                 _registered_method=True)
+        self.GetPlan = channel.unary_unary(
+                '/jouleserve.v1.Cluster/GetPlan',
+                request_serializer=protos_dot_jouleserve_dot_v1_dot_cluster__pb2.GetPlanRequest.SerializeToString,
+                response_deserializer=protos_dot_jouleserve_dot_v1_dot_cluster__pb2.GetPlanResponse.FromString,
+                _registered_method=True)
 
 
 class ClusterServicer:
@@ -52,6 +57,13 @@ class ClusterServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetPlan(self, request, context):
+        """What is to be awake, and why.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ClusterServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -59,6 +71,11 @@ def add_ClusterServicer_to_server(servicer, server):
                     servicer.GetStatus,
                     request_deserializer=protos_dot_jouleserve_dot_v1_dot_cluster__pb2.GetStatusRequest.FromString,
                     response_serializer=protos_dot_jouleserve_dot_v1_dot_cluster__pb2.GetStatusResponse.SerializeToString,
+            ),
+            'GetPlan': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetPlan,
+                    request_deserializer=protos_dot_jouleserve_dot_v1_dot_cluster__pb2.GetPlanRequest.FromString,
+                    response_serializer=protos_dot_jouleserve_dot_v1_dot_cluster__pb2.GetPlanResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -89,6 +106,33 @@ class Cluster:
             '/jouleserve.v1.Cluster/GetStatus',
             protos_dot_jouleserve_dot_v1_dot_cluster__pb2.GetStatusRequest.SerializeToString,
             protos_dot_jouleserve_dot_v1_dot_cluster__pb2.GetStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetPlan(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/jouleserve.v1.Cluster/GetPlan',
+            protos_dot_jouleserve_dot_v1_dot_cluster__pb2.GetPlanRequest.SerializeToString,
+            protos_dot_jouleserve_dot_v1_dot_cluster__pb2.GetPlanResponse.FromString,
             options,
             channel_credentials,
             insecure,

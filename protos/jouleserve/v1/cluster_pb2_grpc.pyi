@@ -34,6 +34,8 @@ class ClusterStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ClusterAsyncStub: ...
     GetStatus: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.GetStatusRequest, _cluster_pb2.GetStatusResponse]
+    GetPlan: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.GetPlanRequest, _cluster_pb2.GetPlanResponse]
+    """What is to be awake, and why."""
 
 @_typing.type_check_only
 class ClusterAsyncStub(ClusterStub):
@@ -41,6 +43,8 @@ class ClusterAsyncStub(ClusterStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetStatus: _aio.UnaryUnaryMultiCallable[_cluster_pb2.GetStatusRequest, _cluster_pb2.GetStatusResponse]  # type: ignore[assignment]
+    GetPlan: _aio.UnaryUnaryMultiCallable[_cluster_pb2.GetPlanRequest, _cluster_pb2.GetPlanResponse]  # type: ignore[assignment]
+    """What is to be awake, and why."""
 
 class ClusterServicer(metaclass=_abc_1.ABCMeta):
     """What the cluster is doing, as one gateway sees it."""
@@ -51,5 +55,13 @@ class ClusterServicer(metaclass=_abc_1.ABCMeta):
         request: _cluster_pb2.GetStatusRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cluster_pb2.GetStatusResponse, _abc.Awaitable[_cluster_pb2.GetStatusResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def GetPlan(
+        self,
+        request: _cluster_pb2.GetPlanRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cluster_pb2.GetPlanResponse, _abc.Awaitable[_cluster_pb2.GetPlanResponse]]:
+        """What is to be awake, and why."""
 
 def add_ClusterServicer_to_server(servicer: ClusterServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,110 @@
+"""What gateways and the planner tell each other.
+
+Its own module because these values travel between processes: whoever imports them needs
+nothing of either side.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from scheduler.fleet import Sleeper
+    from scheduler.plans import Demand, NodeGroupName, Plan, Slot
+    from scheduler.requests import ModelName, VariantName
+    from scheduler.steps import StepModel
+    from scheduler.traffic import Traffic
+
+
+class StreamKey(NamedTuple):
+    """Requests that the planner forecasts together."""
+
+    model: ModelName
+    service_class: str
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayNews:
+    """What a gateway has seen.
+
+    Attributes:
+        gateway: who says so.
+        traffic: totals since it started.
+        held: requests that wait for a replica now.
+        steps: step models of variants, corrected by what replicas have reported.
+        power_w: that all replicas together have reported; None before any has.
+        strained: whether requests have come for which another replica should be awake.
+
+    """
+
+    gateway: str
+    traffic: Mapping[StreamKey, Traffic] = field(default_factory=dict)
+    held: Mapping[StreamKey, int] = field(default_factory=dict)
+    steps: Mapping[VariantName, StepModel] = field(default_factory=dict)
+    power_w: float | None = None
+    strained: bool = False
+
+
+class SlotState(NamedTuple):
+    """Replicas of a variant on a group of nodes, wanted and there."""
+
+    wanted: int
+    awake: int
+    starting: int
+    draining: int
+    pinned: bool
+    trouble: str
+
+
+class GroupNodes(NamedTuple):
+    """Nodes of a group, wanted and there."""
+
+    wanted: int
+    ready: int
+    booting: int
+    trouble: str
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A plan with what it was made from.
+
+    Attributes:
+        plan: itself.
+        slots: every allowed pair of variant and group.
+        groups: of nodes.
+        demands: by stream, in the plan's order.
+        power_budget_w: that it stays within; None for none.
+        solve_s: time that it took.
+        rejected: why an attempt after it was not carried out; empty if there was none.
+
+    """
+
+    plan: Plan
+    slots: Mapping[Slot, SlotState]
+    groups: Mapping[NodeGroupName, GroupNodes]
+    demands: Mapping[StreamKey, Demand]
+    power_budget_w: float | None
+    solve_s: float
+    rejected: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PlanNews:
+    """What the planner has decided.
+
+    Attributes:
+        planned: that is carried out now; None before the first one.
+        age_s: since it was made.
+        sleepers: of which one more replica could be woken.
+        power_w: that replicas draw now, as gateways have it from their reports.
+
+    """
+
+    planned: Planned | None = None
+    age_s: float = 0.0
+    sleepers: tuple[Sleeper, ...] = ()
+    power_w: float | None = None

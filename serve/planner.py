@@ -1,0 +1,288 @@
+"""The slow loop: hear what gateways saw, forecast, plan, look again, and say what is wanted.
+
+Its own module because it is all that a planner remembers; what it is told, and who carries
+out what it wants, are somebody else's. It knows nothing of Ray and never waits: what takes
+long is a function of a draft, for whoever calls to run where nobody else waits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from cluster.nodes import GroupState
+from scheduler.fleet import Sleeper
+from scheduler.requests import Objective, VariantName
+from scheduler.traffic import Stream, Traffic
+from scheduler.validation import Rejected
+from serve.obstacles import Obstacles
+from serve.plan_news import (
+    GatewayNews,
+    GroupNodes,
+    Planned,
+    PlanNews,
+    SlotState,
+    StreamKey,
+)
+from serve.plan_problem import Situation, bounds, group_of, problem, slot_of, with_held
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from scheduler.fleet import Variant
+    from scheduler.plans import Demand, NodeGroupName, Plan, PlanInput
+    from serve.census import Deployed
+    from serve.config import Config
+
+# A gateway that has said nothing for this long is gone.
+FORGET_GATEWAY_S = 30.0
+# Weight of the newest start in the time that a replica of a variant takes.
+START_WEIGHT = 0.3
+
+
+@dataclass(slots=True)
+class _Gateway:
+    news: GatewayNews
+    heard_at_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What can be seen from outside at one instant.
+
+    Attributes:
+        now_s: seconds since the epoch.
+        deployed: replicas.
+        nodes: by group; of those that nobody could ask about, the last known.
+
+    """
+
+    now_s: float
+    deployed: Deployed
+    nodes: Mapping[NodeGroupName, GroupState]
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What a plan is made from, and what it is described with.
+
+    Attributes:
+        plan_input: for `scheduler.planning.plan`.
+        previous: the plan before; None for the first.
+        situation: that the input was made from.
+        demands: by stream, in the input's order.
+
+    """
+
+    plan_input: PlanInput
+    previous: Plan | None
+    situation: Situation
+    demands: Mapping[StreamKey, Demand]
+
+
+class Planner:
+    """Plans for one cluster."""
+
+    def __init__(
+        self, config: Config, variants: Mapping[VariantName, Variant], now_s: float
+    ) -> None:
+        """Know the configuration, and nothing of the traffic.
+
+        Args:
+            config: of the whole cluster.
+            variants: as the scheduler sees them before any was measured.
+            now_s: seconds since the epoch.
+
+        """
+        self._config = config
+        self._variants = dict(variants)
+        self._gateways: dict[str, _Gateway] = {}
+        self._streams: dict[StreamKey, Stream] = {}
+        self._pending: dict[StreamKey, Traffic] = {}
+        self._came_at_s: dict[StreamKey, float] = {}
+        self._observed_at_s = now_s
+        self._obstacles = _obstacles(config)
+        self._start_s: dict[VariantName, float] = {}
+        self._seen: set[str] = set()
+        self._planned: Planned | None = None
+
+    def configure(self, config: Config, variants: Mapping[VariantName, Variant]) -> None:
+        """Go on with another configuration; what was learnt stays."""
+        self._config = config
+        self._variants = dict(variants)
+        self._obstacles = _obstacles(config)
+
+    # ── what gateways say ───────────────────────────────────────────────────
+
+    def hear(self, news: GatewayNews, now_s: float) -> PlanNews:
+        """Take a gateway's news and give it the planner's."""
+        known = self._gateways.get(news.gateway)
+        # Of a gateway that was not known, the past is over: its totals may be of hours.
+        before = known.news.traffic if known else news.traffic
+        for key, total in news.traffic.items():
+            new = total.since(before.get(key, Traffic()))
+            self._pending[key] = self._pending.get(key, Traffic()).plus(new)
+        self._gateways[news.gateway] = _Gateway(news, now_s)
+        for name, steps in news.steps.items():
+            if name in self._variants:
+                self._variants[name] = replace(self._variants[name], steps=steps)
+        return self.news(now_s)
+
+    def news(self, now_s: float) -> PlanNews:
+        """Say what is planned."""
+        planned = self._planned
+        age_s = now_s - planned.plan.made_at_s if planned else 0.0
+        return PlanNews(planned, age_s, self._sleepers(), self._power_w())
+
+    def urgent(self) -> bool:
+        """Whether requests wait, or come, for which something should be awake that is not."""
+        return any(each.news.strained or each.news.held for each in self._gateways.values())
+
+    # ── plan ────────────────────────────────────────────────────────────────
+
+    def observe(self, observed: Observed) -> None:
+        """Learn from the traffic since the last call, and from replicas that came up or did not."""
+        now_s = observed.now_s
+        for name in [
+            name
+            for name, each in self._gateways.items()
+            if now_s - each.heard_at_s > FORGET_GATEWAY_S
+        ]:
+            del self._gateways[name]
+        period_s = max(1e-3, now_s - self._observed_at_s)
+        for key in {**self._streams, **self._pending}:
+            if key.service_class in self._config.service_classes:
+                stream = self._streams.setdefault(key, Stream())
+                traffic = self._pending.get(key, Traffic())
+                stream.observe(traffic, now_s, period_s)
+                if traffic.requests or key not in self._came_at_s:
+                    self._came_at_s[key] = now_s
+        self._pending.clear()
+        self._observed_at_s = now_s
+
+    def draft(self, observed: Observed) -> Draft:
+        """Write down what there is and what is expected; the rest is arithmetic."""
+        situation, demands = self._situation(observed), self._demands(observed.now_s)
+        plan_input = problem(self._config, self._variants, situation, demands)
+        previous = self._planned.plan if self._planned else None
+        return Draft(plan_input, previous, situation, demands)
+
+    def adopt(self, verdict: Plan | Rejected, fresh: Draft, solve_s: float) -> Planned | None:
+        """Have a plan carried out that still holds on what there is by now.
+
+        Args:
+            verdict: of `scheduler.validation.validate` on the plan.
+            fresh: that it was looked at with.
+            solve_s: time that the plan has taken.
+
+        """
+        if not isinstance(verdict, Rejected):
+            self._planned = self.described(verdict, fresh, solve_s)
+        elif self._planned is not None:
+            self._planned = replace(self._planned, rejected=verdict.reason)
+        return self._planned
+
+    def targets(self) -> dict[VariantName, int]:
+        """Say how many replicas of each variant are wanted; empty before the first plan."""
+        if self._planned is None:
+            return {}
+        wanted: dict[VariantName, int] = {}
+        for slot, count in self._planned.plan.replicas.items():
+            wanted[slot.variant] = wanted.get(slot.variant, 0) + count
+        return wanted
+
+    def _situation(self, observed: Observed) -> Situation:
+        self._time_starts(observed)
+        troubles = {}
+        for _, entry in self._config.variants():
+            state = observed.nodes.get(group_of(self._config, entry.accelerator))
+            if state is not None and state.trouble:
+                troubles[VariantName(entry.name)] = state.trouble
+        self._obstacles.note(observed.deployed, troubles, observed.now_s)
+        obstacles = {
+            name: reason for name in self._variants if (reason := self._obstacles.reason(name))
+        }
+        return Situation(
+            observed.now_s, observed.deployed, observed.nodes, dict(self._start_s), obstacles
+        )
+
+    def _time_starts(self, observed: Observed) -> None:
+        """Learn how long replicas take, from those that have come up since the last look."""
+        first = not self._seen
+        for started in observed.deployed.running:
+            if started.replica not in self._seen and not first:
+                took_s = max(0.1, observed.now_s - started.asked_at_s)
+                before_s = self._start_s.get(started.variant, took_s)
+                self._start_s[started.variant] = before_s + START_WEIGHT * (took_s - before_s)
+        self._seen = {started.replica for started in observed.deployed.running}
+
+    def _demands(self, now_s: float) -> dict[StreamKey, Demand]:
+        horizon_s = self._config.planner.horizon_s
+        held: dict[StreamKey, int] = {}
+        for each in self._gateways.values():
+            for key, count in each.news.held.items():
+                held[key] = held.get(key, 0) + count
+        demands = {}
+        for key in sorted({*self._streams, *held}):
+            given = self._config.service_classes.get(key.service_class)
+            if given is None:
+                continue
+            stream = self._streams.setdefault(key, Stream())
+            objective = Objective(given.ttft_s, given.tpot_s, given.min_quality)
+            demand = stream.demand(key.model, objective, now_s, horizon_s)
+            if now_s - self._came_at_s.get(key, now_s) > self._config.planner.asleep_after_s:
+                # A forecast fades for hours; who may sleep is not to lie awake for its tail.
+                demand = replace(demand, requests_per_s=0.0, upper_requests_per_s=0.0)
+            demands[key] = with_held(demand, held.get(key, 0), horizon_s)
+        return demands
+
+    # ── describe ────────────────────────────────────────────────────────────
+
+    def described(self, made: Plan, draft: Draft, solve_s: float) -> Planned:
+        """Put a plan beside what there is, for whoever asks."""
+        census, situation = draft.plan_input.census, draft.situation
+        slots = {}
+        for _, entry in self._config.variants():
+            slot = slot_of(self._config, entry)
+            slots[slot] = SlotState(
+                wanted=made.replicas.get(slot, 0),
+                awake=census.awake.get(slot, 0),
+                starting=census.starting.get(slot, 0),
+                draining=census.draining.get(slot, 0),
+                pinned=entry.name in self._config.planner.pinned,
+                trouble=situation.obstacles.get(slot.variant, ""),
+            )
+        nodes = {}
+        for name in draft.plan_input.groups:
+            state = situation.nodes.get(name, GroupState())
+            wanted = made.nodes.get(name, 0)
+            nodes[name] = GroupNodes(wanted, state.ready, state.booting, state.trouble)
+        budget_w = draft.plan_input.settings.power_budget_w
+        return Planned(made, slots, nodes, draft.demands, budget_w, solve_s)
+
+    def _sleepers(self) -> tuple[Sleeper, ...]:
+        """Name the variants of which one more replica could be woken."""
+        planned = self._planned
+        if planned is None:
+            return ()
+        sleepers = []
+        for _, entry in self._config.variants():
+            state = planned.slots.get(slot_of(self._config, entry))
+            _, most = bounds(self._config, entry)
+            if state is None or state.trouble or state.awake + state.starting >= most:
+                continue
+            name = VariantName(entry.name)
+            start_s = self._start_s.get(name, entry.start_s)
+            sleepers.append(Sleeper(name, start_s, start_s * self._variants[name].context_power_w))
+        return tuple(sleepers)
+
+    def _power_w(self) -> float | None:
+        """What replicas draw, as the gateway has it that knows of most of them."""
+        told = [
+            each.news.power_w for each in self._gateways.values() if each.news.power_w is not None
+        ]
+        return max(told, default=None)
+
+
+def _obstacles(config: Config) -> Obstacles:
+    return Obstacles(config.planner.no_capacity_s, config.planner.retry_s)

@@ -1,0 +1,204 @@
+"""The planner as Ray Serve runs it: one replica that plans in a loop of its own.
+
+Its own module because it is all of the planner that waits and knows Ray: it looks at the
+cluster, runs what takes long in a thread, and has its wishes read by the autoscaling policy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+from cluster import telemetry
+from cluster.nodes import GroupState, NodeProvider, NodesUnknownError
+from cluster.ray_nodes import RayGroup, RayNodes
+from scheduler.planning import plan
+from scheduler.requests import VariantName
+from scheduler.validation import validate
+from serve import catalogue
+from serve.census import deployed
+from serve.config import Config
+from serve.deployment import TARGET
+from serve.plan_problem import group_of
+from serve.planner import Observed, Planner
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from scheduler.plans import NodeGroupName
+    from serve.plan_news import GatewayNews, Planned, PlanNews
+
+logger = logging.getLogger("jouleserve.serve")
+
+# Between two plans that are urgent: a solution takes up to a second.
+URGENT_S = 1.0
+# Ray's controller and the nodes' provider answer within this, or the plan waits for the next turn.
+LOOK_LIMIT_S = 10.0
+
+
+class PlannerDeployment:
+    """Plans again and again; gateways call `exchange`, people `propose`."""
+
+    def __init__(self) -> None:
+        """Know nothing yet; Ray Serve calls `reconfigure` before anything else."""
+        self._planner: Planner | None = None
+        self._config: Config | None = None
+        self._nodes: NodeProvider | None = None
+        self._known: Mapping[NodeGroupName, GroupState] = {}
+        self._wake = asyncio.Event()
+        self._solving = asyncio.Lock()
+        self._loop_task: asyncio.Task[None] | None = None
+        self._stop_telemetry = telemetry.configure("jouleserve-planner")
+
+    async def reconfigure(self, config: dict[str, Any]) -> None:
+        """Take a configuration, the first or another one."""
+        parsed = Config.model_validate(config)
+        variants = await asyncio.to_thread(catalogue.variants, parsed)
+        nodes = node_provider(parsed)
+        if self._nodes is not None:
+            await asyncio.to_thread(self._nodes.close)
+        self._config, self._nodes = parsed, nodes
+        if self._planner is None:
+            self._planner = Planner(parsed, variants, time.time())
+            self._loop_task = asyncio.create_task(self._plan_forever(), name="planner")
+        else:
+            self._planner.configure(parsed, variants)
+            self._wake.set()
+
+    async def exchange(self, news: GatewayNews) -> PlanNews:
+        """Take what a gateway saw, and say what is planned."""
+        planner = self._known_planner()
+        answer = planner.hear(news, time.time())
+        if planner.urgent():
+            self._wake.set()
+        return answer
+
+    async def propose(self) -> Planned:
+        """Make a plan for this instant, and do nothing about it."""
+        planner = self._known_planner()
+        draft = planner.draft(await self._look())
+        began_s = time.monotonic()
+        async with self._solving:
+            made = await asyncio.to_thread(plan, draft.plan_input, previous=draft.previous)
+        return planner.described(made, draft, time.monotonic() - began_s)
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Tell Ray Serve's controller how many replicas are wanted (read by `autoscaling`)."""
+        if self._planner is None:
+            return {}
+        return {TARGET + name: float(count) for name, count in self._planner.targets().items()}
+
+    async def check_health(self) -> None:
+        """Raise when nothing is planned any more."""
+        if self._loop_task is not None and self._loop_task.done():
+            raise RuntimeError("the planner's loop has ended")
+
+    async def __del__(self) -> None:
+        """End the loop; what is asked of nodes is withdrawn."""
+        if self._loop_task is not None:
+            self._loop_task.cancel()
+        if self._nodes is not None:
+            await asyncio.to_thread(self._nodes.close)
+        await asyncio.to_thread(self._stop_telemetry)
+
+    # ── loop ────────────────────────────────────────────────────────────────
+
+    async def _plan_forever(self) -> None:
+        """Plan every period, and sooner when requests wait for something to wake."""
+        planner, due_s = self._known_planner(), time.monotonic()
+        while True:
+            await self._pause(due_s - time.monotonic())
+            due = time.monotonic() >= due_s
+            if due:
+                due_s = time.monotonic() + self._known_config().planner.period_s
+            try:
+                await self._plan(planner, learn=due)
+            except Exception:
+                # Whatever is wrong, replicas stay as they are, and the next turn may do better.
+                logger.exception("no plan could be made")
+            await asyncio.sleep(URGENT_S)
+
+    async def _pause(self, limit_s: float) -> None:
+        """Wait until the next plan is due, or something is urgent."""
+        try:
+            async with asyncio.timeout(max(0.0, limit_s)):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+        finally:
+            self._wake.clear()
+
+    async def _plan(self, planner: Planner, *, learn: bool) -> None:
+        """Look, plan, look again, carry out."""
+        seen = await self._look()
+        if learn:
+            planner.observe(seen)
+        draft = planner.draft(seen)
+        began_s = time.monotonic()
+        async with self._solving:
+            made = await asyncio.to_thread(plan, draft.plan_input, previous=draft.previous)
+            solve_s = time.monotonic() - began_s
+            fresh = planner.draft(await self._look())
+            verdict = await asyncio.to_thread(validate, made, fresh.plan_input)
+        planned = planner.adopt(verdict, fresh, solve_s)
+        if planned is not None and self._nodes is not None:
+            await self._ask(self._nodes, planned.plan.nodes)
+
+    async def _ask(self, nodes: NodeProvider, wanted: Mapping[NodeGroupName, int]) -> None:
+        try:
+            async with asyncio.timeout(LOOK_LIMIT_S):
+                await asyncio.to_thread(nodes.ask, dict(wanted))
+        except NodesUnknownError as error:
+            logger.warning("nodes cannot be asked for: %s", error)
+        except TimeoutError:
+            logger.warning("nodes cannot be asked for within %g s", LOOK_LIMIT_S)
+
+    async def _look(self) -> Observed:
+        """See what there is; of nodes that nobody answers for, what was known last."""
+        config, nodes = self._known_config(), self._nodes
+        names = [VariantName(entry.name) for _, entry in config.variants()]
+        async with asyncio.timeout(LOOK_LIMIT_S):
+            details = await asyncio.to_thread(_serve_details)
+        try:
+            if nodes is not None:
+                async with asyncio.timeout(LOOK_LIMIT_S):
+                    self._known = await asyncio.to_thread(nodes.observe)
+        except NodesUnknownError as error:
+            logger.warning("nodes are not known: %s", error)
+        except TimeoutError:
+            logger.warning("nodes are not known within %g s", LOOK_LIMIT_S)
+        now_s = time.time()
+        return Observed(now_s, deployed(details, names, now_s), self._known)
+
+    def _known_planner(self) -> Planner:
+        if self._planner is None:
+            raise RuntimeError("the planner has no configuration yet")
+        return self._planner
+
+    def _known_config(self) -> Config:
+        if self._config is None:
+            raise RuntimeError("the planner has no configuration yet")
+        return self._config
+
+
+def node_provider(config: Config) -> NodeProvider:
+    """Make whoever knows of nodes."""
+    asked = {group.accelerator: group.accelerators_per_node for group in config.node_groups}
+    used = {entry.accelerator for _, entry in config.variants()}
+    return RayNodes(
+        RayGroup(group_of(config, accelerator), accelerator, asked.get(accelerator, 0))
+        for accelerator in sorted(used)
+    )
+
+
+def _serve_details() -> Mapping[str, Any]:
+    """Ask Ray Serve's controller what it has; blocks."""
+    from ray.serve.context import _get_global_client
+
+    client = _get_global_client()
+    if client is None:
+        raise RuntimeError("Ray Serve's controller is not known")
+    details: Mapping[str, Any] = client.get_serve_details()
+    return details
