@@ -35,6 +35,8 @@ FIRST_RISK, MOST_RISK = 2.0, 12.0
 # Share of requests that may find no room. What a replica cannot keep although that was
 # predicted comes on top; the energy policy steers that to 0.5 %.
 CROWDED_SHARE = 0.0025
+# Standard deviations by which a count has to exceed what a rate would explain.
+SURE = 3.0
 # Time in which z falls by 1 while all find room, and by how much more than that it can rise.
 RELAX_S = 1200.0
 STEEPEST = 100.0
@@ -92,6 +94,7 @@ class Stream:
         self.completion_tokens = 0.0
         self.cached_share = 0.0
         self.risk = FIRST_RISK
+        self._sure_per_s = 0.0
         self._requests = 0.0
         self._completions = 0.0
 
@@ -106,6 +109,7 @@ class Stream:
         """
         self.requests_per_s = traffic.requests / period_s
         self.forecaster.observe(now_s, self.requests_per_s)
+        self._sure_per_s = sure_rate(traffic.requests, period_s)
         kept = math.exp(-period_s / MEMORY_S)
         self._requests = kept * self._requests + traffic.requests
         self._completions = kept * self._completions + traffic.completions
@@ -133,7 +137,7 @@ class Stream:
             prompt_tokens=max(1.0, self.prompt_tokens),
             completion_tokens=max(1.0, self.completion_tokens),
             cached_share=self.cached_share,
-            upper_requests_per_s=ahead.upper,
+            upper_requests_per_s=max(ahead.upper, self._sure_per_s),
             risk=self.risk,
         )
 
@@ -141,6 +145,15 @@ class Stream:
         """Keep more room when requests find none, a little less while all find some."""
         excess = min(STEEPEST, crowded_share / CROWDED_SHARE) - 1.0
         self.risk = min(MOST_RISK, max(0.0, self.risk + excess * period_s / RELAX_S))
+
+
+def sure_rate(requests: int, period_s: float) -> float:
+    """Requests/s that so many within a period show to be no accident.
+
+    A rate that has multiplied is believed at once, where a smoothed forecast follows only by
+    and by; the ordinary scatter of a Poisson number stays below the mean.
+    """
+    return max(0.0, requests - SURE * math.sqrt(requests)) / period_s
 
 
 def crowded(request: Request, verdict: Decision | NoReplica, variants: Iterable[Variant]) -> bool:

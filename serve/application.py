@@ -38,14 +38,14 @@ def build(args: dict[str, Any]) -> ray_serve.Application:
     """
     config = Config.model_validate(args)
     engines = {variant.name: _engine(config, variant) for _, variant in config.variants()}
-    planner = _planner() if planned(config) else None
+    planner = _planner(config) if planned(config) else None
     gateway = ray_serve.deployment(**gateway_options(config))(ray_serve.ingress(api)(Gateway))
     return gateway.bind(config.model_dump(mode="json"), engines, planner)
 
 
-def _planner() -> ray_serve.Application:
+def _planner(config: Config) -> ray_serve.Application:
     """Bind the planner; what it knows comes as its user_config, which may change as it runs."""
-    return ray_serve.deployment(**planner_options())(PlannerDeployment).bind()
+    return ray_serve.deployment(**planner_options(config))(PlannerDeployment).bind()
 
 
 def _engine(config: Config, variant: VariantConfig) -> ray_serve.Application:

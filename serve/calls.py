@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from protos.jouleserve import checksum
+from serve.engine import EngineDelta
 from serve.errors import BadRequestError
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from scheduler.routing import Decision
     from serve.engine import EngineFinish
     from serve.frames import RequestEnergy
+    from serve.resuming import Resume
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,7 @@ class Call:
         wishes: how it wants to be served.
         arrived_at_s: on the gateway's monotonic clock.
         trace_headers: W3C trace context of the client, if it sent one.
+        resume: what earlier calls have delivered whose gateways were lost; None for a new one.
 
     """
 
@@ -85,11 +88,30 @@ class Call:
     wishes: Wishes
     arrived_at_s: float
     trace_headers: dict[str, str] = field(default_factory=dict)
+    resume: Resume | None = None
+
+
+class OpeningDelta(EngineDelta):
+    """The first delta of a stream, and of every variant that goes on with it.
+
+    Attributes:
+        variant: that writes from here on.
+
+    """
+
+    variant: VariantName
+
+    @classmethod
+    def of(cls, delta: EngineDelta, variant: VariantName) -> OpeningDelta:
+        """Say of a delta who writes from here on."""
+        opening = cls(*delta)
+        opening.variant = variant
+        return opening
 
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """What the gateway measured, from the arrival of the call.
+    """What the gateway measured, from the arrival of the call, of the tokens since then.
 
     Attributes:
         ttft_s: to the first token.
@@ -116,7 +138,7 @@ class Outcome:
         finish: the engine's own record.
         energy: attributed to it.
         latency: as the gateway measured it.
-        resumes: replicas that were lost under it after its first token.
+        resumes: gateways and replicas that were lost under it after its first token.
         replayed_tokens: that were computed again for it.
 
     """
@@ -136,22 +158,24 @@ class Outcome:
 class Journey:
     """A call on its way: who serves it, and when what happened to it.
 
-    Times are on the gateway's monotonic clock; 0 before they come.
+    Times are on the gateway's monotonic clock; 0 before they come. A call that goes on after
+    its gateway was lost begins where it was, as if its replica had been lost.
 
     Attributes:
         call: what the client wants.
         service_class: that it belongs to.
-        decision: the newest one; None before the first.
+        decision: the newest one, be it a lost gateway's; None before the first.
         notice: what admission changed of the call; empty if nothing.
         failed: replicas that were lost under it.
-        losses: how often that happened.
+        gateways_lost: gateways that were.
+        losses: how often either happened.
         resumes: how often after its first token.
         replayed_tokens: prompt and completion tokens that had to be computed again for that.
         admitted_s: it was found servable.
         routed_s: its replica was chosen, the last time.
         first_token_s: the first token came from the replica.
         last_token_s: the newest token came from the replica.
-        token_ids: that have come.
+        token_ids: that have come, under a lost gateway too.
         crc32: checksum of their ids.
         outcome: how it ended well; None before that.
         error: what ended it otherwise.
@@ -166,6 +190,7 @@ class Journey:
         "error",
         "failed",
         "first_token_s",
+        "gateways_lost",
         "last_token_s",
         "losses",
         "notice",
@@ -183,22 +208,33 @@ class Journey:
         self.notice = ""
         self.decision: Decision | None = None
         self.failed: frozenset[ReplicaId] = frozenset()
-        self.losses = 0
-        self.resumes = 0
-        self.replayed_tokens = 0
+        before = call.resume
+        self.token_ids: list[int] = [] if before is None else list(before.token_ids)
+        self.crc32 = checksum.extend(0, self.token_ids)
+        self.gateways_lost = self.losses = self.resumes = 0 if before is None else before.attempts
+        self.replayed_tokens = self._to_replay()
         self.admitted_s = 0.0
         self.routed_s = 0.0
         self.first_token_s = 0.0
         self.last_token_s = 0.0
-        self.token_ids: list[int] = []
-        self.crc32 = 0
         self.outcome: Outcome | None = None
         self.error: BaseException | None = None
 
     @property
     def tokens(self) -> int:
-        """How many have come."""
+        """How many have come, under a lost gateway too."""
         return len(self.token_ids)
+
+    @property
+    def new_tokens(self) -> int:
+        """How many have come since the call has arrived here."""
+        before = self.call.resume
+        return self.tokens - (0 if before is None else len(before.token_ids))
+
+    @property
+    def replicas_lost(self) -> int:
+        """How many were lost under it, that this gateway knows of."""
+        return self.losses - self.gateways_lost
 
     def lost(self, *replicas: ReplicaId) -> None:
         """Note that whoever served it is gone."""
@@ -206,7 +242,11 @@ class Journey:
         self.failed |= set(replicas)
         if self.token_ids:
             self.resumes += 1
-            self.replayed_tokens += len(self.call.prompt_token_ids) + len(self.token_ids)
+            self.replayed_tokens += self._to_replay()
+
+    def _to_replay(self) -> int:
+        """How many tokens whoever goes on has to compute again."""
+        return len(self.call.prompt_token_ids) + self.tokens if self.tokens else 0
 
     def chosen(self) -> Decision:
         """The newest decision; there is one once the call was routed."""
@@ -218,18 +258,21 @@ class Journey:
         """Note that tokens have come."""
         if not token_ids:
             return
-        if not self.token_ids:
+        if not self.new_tokens:
             self.first_token_s = now_s
         self.last_token_s = now_s
         self.token_ids += token_ids
         self.crc32 = checksum.extend(self.crc32, token_ids)
 
     def latency(self) -> Latency:
-        """What a client could have measured at the gateway's door."""
+        """What a client could have measured at the gateway's door; zeros if nothing came."""
+        tokens = self.new_tokens
+        if not tokens:
+            return Latency(0.0, 0.0, 0.0)
         arrived_s = self.call.arrived_at_s
         decoding_s = self.last_token_s - self.first_token_s
         return Latency(
             ttft_s=self.first_token_s - arrived_s,
-            tpot_s=decoding_s / (self.tokens - 1) if self.tokens > 1 else 0.0,
+            tpot_s=decoding_s / (tokens - 1) if tokens > 1 else 0.0,
             e2e_s=self.last_token_s - arrived_s,
         )

@@ -7,7 +7,7 @@ Serve spells states, places and failures.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from serve.deployment import APPLICATION
@@ -52,6 +52,8 @@ class Deployed:
         failures: what keeps replicas of a variant from coming up.
         running: those that serve, each with when it was asked for.
         nodes: that hold a replica, by variant.
+        zombies: of those that Ray Serve takes for running, those that nobody reaches; they
+            are not awake.
 
     """
 
@@ -62,6 +64,17 @@ class Deployed:
     failures: Mapping[VariantName, str] = field(default_factory=dict)
     running: tuple[Started, ...] = ()
     nodes: Mapping[VariantName, frozenset[str]] = field(default_factory=dict)
+    zombies: Mapping[VariantName, int] = field(default_factory=dict)
+
+    def without(self, lost: frozenset[str]) -> Deployed:
+        """Count replicas out that nobody reaches: Ray Serve may take half a minute to see it."""
+        gone = Counter(each.variant for each in self.running if each.replica in lost)
+        return replace(
+            self,
+            awake={name: count - gone[name] for name, count in self.awake.items()},
+            running=tuple(each for each in self.running if each.replica not in lost),
+            zombies=dict(gone),
+        )
 
 
 def deployed(details: Mapping[str, Any], variants: Iterable[VariantName], now_s: float) -> Deployed:

@@ -267,6 +267,11 @@ class GatewayConfig(Section):
     """gRPC; Ray Serve's own default."""
     http_port: Port = 8000
     """OpenAI API; Ray Serve's own default."""
+    ingress: Literal["every_node", "head_node"] = "every_node"
+    """Where clients may connect: on each node that serves, or on Ray's head node only."""
+    node_resource: str = "node:__internal_head__"
+    """Ray resource of the nodes that gateways and planner run on, for GPU nodes that hold one are
+    never empty; by default Ray's head node."""
     replicas: Annotated[int, Field(ge=1)] = 1
     """Gateways behind the ingress; one carries some thousands of tokens per second."""
     max_request_bytes: Annotated[int, Field(ge=1024)] = 1 << 20

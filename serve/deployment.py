@@ -62,14 +62,14 @@ _HEALTH_CHECK_TIMEOUT_S = 30.0
 # The planner's wishes reach Ray Serve's controller this often; other replicas say nothing.
 _WISHES_PERIOD_S = 0.5
 # Ray only wants to see that the node is of this type; any positive share says so.
-_ACCELERATOR_TYPE_SHARE = 0.001
+_RESOURCE_SHARE = 0.001
 
 
 def serve_config(config: Config) -> dict[str, Any]:
     """Give Ray Serve's declarative configuration (ServeDeploySchema), ready for JSON or YAML."""
     gateway = config.gateway
     return {
-        "proxy_location": "EveryNode",
+        "proxy_location": "EveryNode" if gateway.ingress == "every_node" else "HeadOnly",
         "http_options": {"host": gateway.host, "port": gateway.http_port},
         "grpc_options": {
             "port": gateway.grpc_port,
@@ -118,7 +118,7 @@ def _planner(config: Config) -> dict[str, Any]:
     }
 
 
-def planner_options() -> dict[str, Any]:
+def planner_options(config: Config) -> dict[str, Any]:
     """Give the options of the planner's deployment."""
     return {
         "name": PLANNER,
@@ -126,8 +126,7 @@ def planner_options() -> dict[str, Any]:
         "health_check_period_s": _HEALTH_CHECK_PERIOD_S,
         "health_check_timeout_s": _HEALTH_CHECK_TIMEOUT_S,
         "max_constructor_retry_count": _CONSTRUCTOR_RETRIES,
-        # It works for a moment in each period, and must fit beside the engines.
-        "ray_actor_options": {"num_cpus": 0},
+        "ray_actor_options": _front(config),
     }
 
 
@@ -142,9 +141,16 @@ def gateway_options(config: Config) -> dict[str, Any]:
         "health_check_period_s": _HEALTH_CHECK_PERIOD_S,
         "health_check_timeout_s": _HEALTH_CHECK_TIMEOUT_S,
         "max_constructor_retry_count": _CONSTRUCTOR_RETRIES,
-        # It waits more than it works, and must fit beside the engines on a small machine.
-        "ray_actor_options": {"num_cpus": 0},
+        "ray_actor_options": _front(config),
     }
+
+
+def _front(config: Config) -> dict[str, Any]:
+    """Say where gateways and the planner run.
+
+    They wait more than they work, and must fit beside the engines on a small machine.
+    """
+    return {"num_cpus": 0, "resources": {config.gateway.node_resource: _RESOURCE_SHARE}}
 
 
 def variant_options(variant: VariantConfig, environment: Mapping[str, str]) -> dict[str, Any]:
@@ -245,5 +251,5 @@ def _one_gpu(variant: VariantConfig) -> dict[str, Any]:
 def _bundle(variant: VariantConfig) -> dict[str, float]:
     bundle = {"CPU": variant.cpus_per_replica, "GPU": 1.0}
     if ray_type := CATALOGUE[variant.accelerator].ray_type:
-        bundle[f"accelerator_type:{ray_type}"] = _ACCELERATOR_TYPE_SHARE
+        bundle[f"accelerator_type:{ray_type}"] = _RESOURCE_SHARE
     return bundle

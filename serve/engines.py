@@ -210,6 +210,11 @@ class Engines:
             return None
         return sum(report.power_w for report in self.reports.values())
 
+    def out_of_reach(self) -> frozenset[str]:
+        """Replicas that Ray still lists and that serve no more, as far as is known here."""
+        lost = (name for name, link in self.links.items() if link.state is LinkState.LOST)
+        return frozenset((*lost, *self._dead))
+
     def know_sleepers(self, sleepers: tuple[Sleeper, ...]) -> None:
         """Take what could be woken: decisions advise it from now on."""
         if sleepers != self._board.sleepers:

@@ -136,6 +136,7 @@ class Gateway:
             held=dict(self._traffic.held),
             steps={name: each.steps for name, each in self._engines.believed().items()},
             power_w=self._engines.power_w(),
+            lost=self._engines.out_of_reach(),
             strained=self._traffic.strained(),
         )
 

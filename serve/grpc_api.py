@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import grpc
 
 from protos.jouleserve.v1 import inference_pb2 as pb
-from serve.calls import Outcome, Wishes, checked_wishes
+from serve.calls import OpeningDelta, Outcome, Wishes, checked_wishes
 from serve.errors import BadRequestError, JouleserveError, PromptTooLargeError
+from serve.resuming import Resume
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -104,6 +105,14 @@ def max_tokens(request: pb.GenerateRequest) -> int | None:
     return request.sampling.max_tokens if request.sampling.HasField("max_tokens") else None
 
 
+def resume(request: pb.GenerateRequest) -> Resume | None:
+    """What earlier calls have delivered, if the client says so."""
+    if not request.HasField("resume"):
+        return None
+    given = request.resume
+    return Resume(tuple(given.token_ids), given.variant, max(1, given.attempts))
+
+
 def trace_headers(metadata: Mapping[str, str]) -> dict[str, str]:
     """The W3C trace context among a call's metadata."""
     return {name: metadata[name] for name in TRACE_HEADERS if name in metadata}
@@ -148,7 +157,10 @@ def sampling(request: pb.GenerateRequest) -> dict[str, Any]:
 
 def tokens(delta: EngineDelta) -> pb.GenerateResponse:
     """The message that carries a delta."""
-    message = pb.Tokens(text=delta.text, token_ids=delta.token_ids)
+    ends = delta.finish is not None
+    message = pb.Tokens(text=delta.text, token_ids=delta.token_ids, last=ends)
+    if isinstance(delta, OpeningDelta):
+        message.variant = delta.variant
     if delta.logprobs is not None:
         message.logprobs.extend(_logprobs(delta.token_ids, delta.logprobs))
     return pb.GenerateResponse(tokens=message)

@@ -36,6 +36,7 @@ class GatewayNews:
         held: requests that wait for a replica now.
         steps: step models of variants, corrected by what replicas have reported.
         power_w: that all replicas together have reported; None before any has.
+        lost: replicas that it had a line to and cannot reach any more.
         strained: whether requests have come for which another replica should be awake.
 
     """
@@ -45,6 +46,7 @@ class GatewayNews:
     held: Mapping[StreamKey, int] = field(default_factory=dict)
     steps: Mapping[VariantName, StepModel] = field(default_factory=dict)
     power_w: float | None = None
+    lost: frozenset[str] = frozenset()
     strained: bool = False
 
 

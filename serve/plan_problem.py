@@ -6,6 +6,7 @@ scheduler's, in one direction, from values to a value.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 # Beside the search a plan is compared with staying as it is, and looked at again.
 SOLVE_LIMIT_S = 1.0
+# Ten tenths of a core are a core.
+_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,10 +126,10 @@ def groups(
         NodeGroupName(each.name): NodeGroup(
             name=NodeGroupName(each.name),
             accelerator=each.accelerator,
-            accelerators_per_node=each.accelerators_per_node,
+            accelerators_per_node=_shares(config, each.accelerator, each.accelerators_per_node),
             max_nodes=each.max_nodes,
             node_power_w=each.node_power_w,
-            bare_power_w=CATALOGUE[each.accelerator].idle_w,
+            bare_power_w=CATALOGUE[each.accelerator].idle_w * _unit(config, each.accelerator),
             boot_s=each.boot_s,
             boot_j=each.boot_j,
             carbon_g_per_kwh=each.carbon_g_per_kwh,
@@ -137,19 +140,30 @@ def groups(
     for _, entry in config.variants():
         name = group_of(config, entry.accelerator)
         if name not in configured:
-            configured[name] = _found(name, entry.accelerator, nodes.get(name, GroupState()))
+            state = nodes.get(name, GroupState())
+            configured[name] = _found(config, name, entry.accelerator, state)
     return configured
 
 
-def _found(name: NodeGroupName, accelerator: str, state: GroupState) -> NodeGroup:
+def _unit(config: Config, accelerator: str) -> float:
+    """Give the share of an accelerator that plans count in: 1, but for parts of a CPU core."""
+    units = (entry.units for _, entry in config.variants() if entry.accelerator == accelerator)
+    return min(1.0, *units, 1.0)
+
+
+def _shares(config: Config, accelerator: str, accelerators: int) -> int:
+    return max(1, math.floor(accelerators / _unit(config, accelerator) + _ROUNDING))
+
+
+def _found(config: Config, name: NodeGroupName, accelerator: str, state: GroupState) -> NodeGroup:
     """Describe nodes that are there and not ours to switch: nothing but what stands on them."""
     return NodeGroup(
         name=name,
         accelerator=accelerator,
-        accelerators_per_node=max(1, state.accelerators_per_node),
+        accelerators_per_node=_shares(config, accelerator, state.accelerators_per_node),
         max_nodes=state.ready,
         node_power_w=0.0,
-        bare_power_w=CATALOGUE[accelerator].idle_w,
+        bare_power_w=CATALOGUE[accelerator].idle_w * _unit(config, accelerator),
         boot_s=0.0,
         boot_j=0.0,
     )
@@ -158,6 +172,7 @@ def _found(name: NodeGroupName, accelerator: str, state: GroupState) -> NodeGrou
 def _placement(config: Config, entry: VariantConfig, situation: Situation) -> Placement:
     name = VariantName(entry.name)
     slot = slot_of(config, entry)
+    unit = _unit(config, entry.accelerator)
     least, most = bounds(config, entry)
     if name in situation.obstacles:
         # What is there may stay; nothing is to be expected beyond that.
@@ -166,7 +181,7 @@ def _placement(config: Config, entry: VariantConfig, situation: Situation) -> Pl
     return Placement(
         variant=name,
         group=slot.group,
-        accelerators=max(1, round(entry.units)),
+        accelerators=math.ceil(round(entry.units / unit, 6)),
         start_s=start_s,
         start_j=start_s * context_power_w(entry),
         min_replicas=min(least, most),

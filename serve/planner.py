@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from cluster.nodes import GroupState
 from scheduler.fleet import Sleeper
 from scheduler.requests import Objective, VariantName
-from scheduler.traffic import Stream, Traffic
+from scheduler.traffic import Stream, Traffic, sure_rate
 from scheduler.validation import Rejected
 from serve.obstacles import Obstacles
 from serve.plan_news import (
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 # A gateway that has said nothing for this long is gone.
 FORGET_GATEWAY_S = 30.0
+# Gateways speak up this often: a count over less is not of all of them.
+LEAST_PERIOD_S = 1.0
 # Weight of the newest start in the time that a replica of a variant takes.
 START_WEIGHT = 0.3
 
@@ -104,6 +106,8 @@ class Planner:
         self._obstacles = _obstacles(config)
         self._start_s: dict[VariantName, float] = {}
         self._seen: set[str] = set()
+        self._zombies: Mapping[VariantName, int] = {}
+        self._planned_without: frozenset[str] = frozenset()
         self._planned: Planned | None = None
 
     def configure(self, config: Config, variants: Mapping[VariantName, Variant]) -> None:
@@ -136,7 +140,10 @@ class Planner:
 
     def urgent(self) -> bool:
         """Whether requests wait, or come, for which something should be awake that is not."""
-        return any(each.news.strained or each.news.held for each in self._gateways.values())
+        gateways = self._gateways.values()
+        return any(each.news.strained or each.news.held for each in gateways) or (
+            bool(self._lost() - self._planned_without)
+        )
 
     # ── plan ────────────────────────────────────────────────────────────────
 
@@ -186,12 +193,16 @@ class Planner:
         """Say how many replicas of each variant are wanted; empty before the first plan."""
         if self._planned is None:
             return {}
-        wanted: dict[VariantName, int] = {}
+        # Ray Serve counts what is out of reach among those it has; others take their place.
+        wanted = dict(self._zombies)
         for slot, count in self._planned.plan.replicas.items():
             wanted[slot.variant] = wanted.get(slot.variant, 0) + count
         return wanted
 
     def _situation(self, observed: Observed) -> Situation:
+        observed = replace(observed, deployed=observed.deployed.without(self._lost()))
+        self._zombies = observed.deployed.zombies
+        self._planned_without = self._lost()
         self._time_starts(observed)
         troubles = {}
         for _, entry in self._config.variants():
@@ -205,6 +216,11 @@ class Planner:
         return Situation(
             observed.now_s, observed.deployed, observed.nodes, dict(self._start_s), obstacles
         )
+
+    def _lost(self) -> frozenset[str]:
+        """Name the replicas that every gateway has lost."""
+        told = [each.news.lost for each in self._gateways.values()]
+        return frozenset.intersection(*told) if told else frozenset()
 
     def _time_starts(self, observed: Observed) -> None:
         """Learn how long replicas take, from those that have come up since the last look."""
@@ -233,8 +249,18 @@ class Planner:
             if now_s - self._came_at_s.get(key, now_s) > self._config.planner.asleep_after_s:
                 # A forecast fades for hours; who may sleep is not to lie awake for its tail.
                 demand = replace(demand, requests_per_s=0.0, upper_requests_per_s=0.0)
+            sure_per_s = self._sure_per_s(key, now_s)
+            if sure_per_s > demand.upper_requests_per_s:
+                demand = replace(demand, upper_requests_per_s=sure_per_s)
             demands[key] = with_held(demand, held.get(key, 0), horizon_s)
         return demands
+
+    def _sure_per_s(self, key: StreamKey, now_s: float) -> float:
+        """Give the rate that requests since the last observation show already."""
+        pending = self._pending.get(key)
+        if pending is None:
+            return 0.0
+        return sure_rate(pending.requests, max(LEAST_PERIOD_S, now_s - self._observed_at_s))
 
     # ── describe ────────────────────────────────────────────────────────────
 
@@ -269,7 +295,9 @@ class Planner:
         for _, entry in self._config.variants():
             state = planned.slots.get(slot_of(self._config, entry))
             _, most = bounds(self._config, entry)
-            if state is None or state.trouble or state.awake + state.starting >= most:
+            if not entry.scalable or state is None or state.trouble:
+                continue
+            if state.awake + state.starting >= most:
                 continue
             name = VariantName(entry.name)
             start_s = self._start_s.get(name, entry.start_s)

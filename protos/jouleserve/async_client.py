@@ -1,29 +1,37 @@
 """The asyncio client.
 
 Its own module because the blocking client shares no waiting with it; what both share
-lies in `calls`, `replies`, `transcript` and `errors`.
+lies in `calls`, `resuming`, `replies`, `transcript` and `errors`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import random
+import time
+from contextlib import suppress
 from itertools import cycle
-from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Protocol, Self, TypeVar, Unpack
 
 import grpc
 from grpc import aio
 
-from protos.jouleserve import calls, errors, plans, replies
+from protos.jouleserve import calls, errors, plans, replies, resuming
 from protos.jouleserve.transcript import Transcript
 from protos.jouleserve.v1 import cluster_pb2, inference_pb2
 from protos.jouleserve.v1.cluster_pb2_grpc import ClusterStub
 from protos.jouleserve.v1.inference_pb2_grpc import InferenceStub
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 Q = TypeVar("Q")
 A = TypeVar("A")
+
+
+class _Call(Protocol):
+    async def read(self) -> object: ...
+    def cancel(self) -> object: ...
 
 
 class AsyncStream:
@@ -34,10 +42,27 @@ class AsyncStream:
     until the stream is garbage.
     """
 
-    def __init__(self, call: aio.UnaryStreamCall[Any, inference_pb2.GenerateResponse]) -> None:
-        self._call = call
+    def __init__(
+        self,
+        ask: Callable[[inference_pb2.GenerateRequest, float | None], _Call],
+        request: inference_pb2.GenerateRequest,
+        bounds: resuming.Bounds,
+    ) -> None:
+        """Make the first call.
+
+        Args:
+            ask: starts a call that may take so many seconds.
+            request: of the first call.
+            bounds: of all calls.
+
+        """
+        self._ask = ask
+        self._request = request
+        self._bounds = bounds
         self._transcript = Transcript()
+        self._given_up = asyncio.Event()
         self._ended = False
+        self._call = ask(request, bounds.left_s(time.monotonic()))
 
     def __aiter__(self) -> Self:
         return self
@@ -49,20 +74,54 @@ class AsyncStream:
             JouleserveClientError: the call failed, or it ended without a whole reply.
 
         """
+        while True:
+            try:
+                tokens = await self._read()
+            except errors.JouleserveClientError as fault:
+                fault.partial = self._transcript.partial()
+                await self._go_on(fault)
+                continue
+            if tokens is None:
+                self._ended = True
+                raise StopAsyncIteration
+            return tokens
+
+    async def _read(self) -> replies.Tokens | None:
+        """Wait for the next tokens of this call; None if it has ended with the whole reply."""
         try:
-            while isinstance(message := await self._call.read(), inference_pb2.GenerateResponse):
-                if (tokens := self._transcript.add(message)) is not None:
-                    return tokens
-        except grpc.RpcError as error:
-            raise errors.from_rpc(error) from error
+            with errors.typed():
+                while isinstance(
+                    message := await self._call.read(), inference_pb2.GenerateResponse
+                ):
+                    if (tokens := self._transcript.add(message)) is not None:
+                        return tokens
         except asyncio.CancelledError as error:
             # gRPC raises it for a cancelled call too, which is no reason to end the reader's task.
             if (task := asyncio.current_task()) is None or task.cancelling():
                 raise
-            raise errors.CallCancelledError("cancelled on this side", status="CANCELLED") from error
-        self._transcript.finish()
-        self._ended = True
-        raise StopAsyncIteration
+            raise errors.given_up() from error
+        except errors.UnavailableError as fault:
+            self._transcript.end(fault)
+        else:
+            self._transcript.end()
+        return None
+
+    async def _go_on(self, fault: errors.JouleserveClientError) -> None:
+        """Call again where the gateway was lost, else raise the fault."""
+        progress, now_s = self._transcript.progress(fault), time.monotonic()
+        step = resuming.next_call(self._request, progress, self._bounds, now_s, random.random())
+        self._call.cancel()
+        if step is None:
+            raise fault
+        with suppress(TimeoutError):
+            async with asyncio.timeout(step.pause_s):
+                await self._given_up.wait()
+            raise errors.given_up(fault.partial) from fault
+        self._transcript.call_lost()
+        try:
+            self._call = self._ask(step.request, self._bounds.left_s(time.monotonic()))
+        except aio.UsageError:  # The client was closed.
+            raise errors.given_up(fault.partial) from fault
 
     @property
     def finish(self) -> replies.Finish:
@@ -83,13 +142,14 @@ class AsyncStream:
 
     def cancel(self) -> None:
         """Give up: the engine stops at once; reading on raises CallCancelledError."""
+        self._given_up.set()
         self._call.cancel()
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._call.cancel()
+        self.cancel()
 
 
 class AsyncClient:
@@ -97,9 +157,11 @@ class AsyncClient:
 
     Args:
         address: host and port of a gateway.
-        timeout_s: for each call, unless the call gives its own; None is no deadline.
+        timeout_s: for each reply, unless its request gives its own; None is no deadline.
         retries: 0 to 4; see `calls.channel_options`. Off by default, so that latency and energy
             are those of one call, and a load test sees every refusal.
+        resumes: how often a stream goes on by itself when its gateway is lost: another goes on
+            after the tokens that have come. 0 turns it off. What a gateway refuses is final.
         connections: to spread streams over; a proxy may hold the streams of one connection
             back beyond some number (HAProxy: 100).
         credentials: for TLS; None is plain text.
@@ -113,12 +175,14 @@ class AsyncClient:
         *,
         timeout_s: float | None = None,
         retries: int = 0,
+        resumes: int = 3,
         connections: int = 1,
         credentials: grpc.ChannelCredentials | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> None:
         options = calls.channel_options(retries=retries)
         self._timeout_s = timeout_s
+        self._resumes = resuming.checked(resumes)
         self._metadata = metadata
         self._channels = [
             aio.insecure_channel(address, options)
@@ -138,12 +202,15 @@ class AsyncClient:
             TypeError, ValueError: as `calls.request`. Everything else is raised by the stream.
 
         """
-        call = next(self._inference).Generate(
+        metadata = calls.metadata(self._metadata)
+        timeout_s = calls.timeout_s(options, self._timeout_s)
+        return AsyncStream(
+            lambda request, left_s: next(self._inference).Generate(
+                request, timeout=left_s, metadata=metadata
+            ),
             calls.request(model, prompt, options),
-            timeout=calls.timeout_s(options, self._timeout_s),
-            metadata=calls.metadata(self._metadata),
+            resuming.Bounds.within(timeout_s, self._resumes, time.monotonic()),
         )
-        return AsyncStream(call)
 
     async def complete(
         self, model: str, prompt: str | None = None, **options: Unpack[calls.GenerateOptions]

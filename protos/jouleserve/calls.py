@@ -26,6 +26,9 @@ RETRY_BUFFER_BYTES = 4 * 1024 * 1024
 # gRPC servers by default close a connection that is pinged more often than every 300 s.
 KEEPALIVE_S = 320
 KEEPALIVE_TIMEOUT_S = 20
+# Until a lost connection is tried again, from then on longer each time; gRPC's own is a second,
+# in which all calls fail at once that a stream could go on with.
+RECONNECT_S = 0.1
 # gRPC makes at most five attempts, whatever it is told.
 MAX_RETRIES = 4
 
@@ -57,7 +60,7 @@ class GenerateOptions(TypedDict, total=False):
         variant: serve from this variant only.
         request_id: to find the request again; at most 128 characters.
         explain: return the decision with every candidate's score.
-        timeout_s: for the whole reply, in place of the client's.
+        timeout_s: for the whole reply, however many calls it takes, in place of the client's.
 
     """
 
@@ -171,6 +174,7 @@ def channel_options(*, retries: int) -> list[tuple[str, Any]]:
         ("grpc.max_receive_message_length", MAX_REPLY_BYTES),
         ("grpc.keepalive_time_ms", KEEPALIVE_S * 1000),
         ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_S * 1000),
+        ("grpc.initial_reconnect_backoff_ms", round(RECONNECT_S * 1000)),
         # Channels with equal options would else share one connection.
         ("grpc.use_local_subchannel_pool", 1),
     ]

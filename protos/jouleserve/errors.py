@@ -18,6 +18,7 @@ Its own module because both clients, and whoever catches what they raise, need i
 from __future__ import annotations
 
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import grpc
@@ -27,9 +28,31 @@ if TYPE_CHECKING:
 
 # Trailing metadata in which a gateway may name the fault more closely than the status does.
 KIND_KEY = "jouleserve-error"
-# A proxy resets the stream of a gateway that has died; gRPC takes that for a cancellation, but
-# one of this side's own never comes with it.
-RESET = "RST_STREAM"
+# How a call ends, by gRPC's own words, whose connection breaks under it.
+RESETS = (
+    "rst_stream",
+    "stream removed",
+    "socket closed",
+    "connection reset",
+    "broken pipe",
+    "recvmsg",
+    "goaway",
+    "no status received",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Partial:
+    """What a stream has given before it failed.
+
+    Attributes:
+        text: all of it.
+        token_ids: all of them, in order; they are right as far as they go.
+
+    """
+
+    text: str = ""
+    token_ids: tuple[int, ...] = ()
 
 
 class JouleserveClientError(Exception):
@@ -39,8 +62,11 @@ class JouleserveClientError(Exception):
         status: name of the gRPC status.
         message: what the server (or gRPC itself) says of it.
         kind: the server's machine-readable name of the fault; empty when it gave none.
+        partial: what the stream has given before, over all its calls.
 
     """
+
+    partial = Partial()
 
     def __init__(self, message: str, *, status: str = "UNKNOWN", kind: str = "") -> None:
         super().__init__(message)
@@ -74,7 +100,7 @@ class OverloadedError(JouleserveClientError):
 
 
 class UnavailableError(JouleserveClientError):
-    """No gateway was reached, no replica is awake, or the replica died under the stream."""
+    """No gateway was reached, no replica is awake, or who gave the stream died."""
 
 
 class DeadlineExceededError(JouleserveClientError):
@@ -90,7 +116,7 @@ class InternalError(JouleserveClientError):
 
 
 class IncompleteStreamError(JouleserveClientError):
-    """The stream ended with status OK, but what arrived is not a whole reply."""
+    """What arrived is not a whole reply, although the call did not fail."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, status="OK")
@@ -108,6 +134,14 @@ _BY_STATUS: dict[grpc.StatusCode, type[JouleserveClientError]] = {
     grpc.StatusCode.UNKNOWN: InternalError,
 }
 
+# What gRPC makes of that, other than UNAVAILABLE, and what then tells it from a fault of the
+# server or a cancellation by this side: a proxy, too, cancels the streams of a gateway that died.
+_RESET_STATUSES = {
+    grpc.StatusCode.CANCELLED: ("rst_stream",),
+    grpc.StatusCode.INTERNAL: RESETS,
+    grpc.StatusCode.UNKNOWN: RESETS,
+}
+
 
 def from_rpc(error: grpc.RpcError) -> JouleserveClientError:
     """Give the typed error for a failed gRPC call."""
@@ -115,7 +149,8 @@ def from_rpc(error: grpc.RpcError) -> JouleserveClientError:
     # Absent where gRPC itself ended the call; its stubs know it neither as that nor as pairs.
     metadata: dict[str, Any] = dict(cast("Any", error.trailing_metadata()) or ())
     kind = str(metadata.get(KIND_KEY, ""))
-    if status is grpc.StatusCode.CANCELLED and RESET in message:
+    words = () if kind else _RESET_STATUSES.get(status, ())
+    if any(each in message.lower() for each in words):
         status = grpc.StatusCode.UNAVAILABLE
     family = _BY_STATUS.get(status, JouleserveClientError)
     # RESOURCE_EXHAUSTED also stands for a message over gRPC's own limit, which no retry cures.
@@ -124,6 +159,13 @@ def from_rpc(error: grpc.RpcError) -> JouleserveClientError:
     ):
         family = RequestTooLargeError
     return family(message, status=status.name, kind=kind)
+
+
+def given_up(partial: Partial | None = None) -> CallCancelledError:
+    """Give the error for a call that this side has ended after this much."""
+    error = CallCancelledError("cancelled on this side", status="CANCELLED")
+    error.partial = partial or error.partial
+    return error
 
 
 @contextmanager

@@ -103,7 +103,7 @@ class Usage:
         completion_crc32: of their ids, as the engine gave them (`checksum.extend`).
         latency: seen by the gateway.
         energy: attributed to the request, by the replica that finished it.
-        resumes: how often the stream went on elsewhere, for its replica was lost.
+        resumes: how often the request went on elsewhere, for its replica or gateway was lost.
         replayed_tokens: of prompt and completion, that were computed again for that.
 
     """

@@ -1,24 +1,27 @@
 """The blocking client.
 
 Its own module because the asyncio client shares no waiting with it; what both share
-lies in `calls`, `replies`, `transcript` and `errors`.
+lies in `calls`, `resuming`, `replies`, `transcript` and `errors`.
 """
 
 from __future__ import annotations
 
+import random
+import threading
+import time
 from itertools import cycle
 from typing import TYPE_CHECKING, Protocol, Self, TypeVar, Unpack
 
 import grpc
 
-from protos.jouleserve import calls, errors, plans, replies
+from protos.jouleserve import calls, errors, plans, replies, resuming
 from protos.jouleserve.transcript import Transcript
 from protos.jouleserve.v1 import cluster_pb2, inference_pb2
 from protos.jouleserve.v1.cluster_pb2_grpc import ClusterStub
 from protos.jouleserve.v1.inference_pb2_grpc import InferenceStub
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 Q = TypeVar("Q")
 A = TypeVar("A")
@@ -36,10 +39,27 @@ class Stream:
     loop early lets the server go on until the stream is garbage. One thread reads; any may cancel.
     """
 
-    def __init__(self, call: _Call) -> None:
-        self._call = call
+    def __init__(
+        self,
+        ask: Callable[[inference_pb2.GenerateRequest, float | None], _Call],
+        request: inference_pb2.GenerateRequest,
+        bounds: resuming.Bounds,
+    ) -> None:
+        """Make the first call.
+
+        Args:
+            ask: starts a call that may take so many seconds.
+            request: of the first call.
+            bounds: of all calls.
+
+        """
+        self._ask = ask
+        self._request = request
+        self._bounds = bounds
         self._transcript = Transcript()
+        self._given_up = threading.Event()
         self._ended = False
+        self._call = ask(request, bounds.left_s(time.monotonic()))
 
     def __iter__(self) -> Self:
         return self
@@ -51,15 +71,47 @@ class Stream:
             JouleserveClientError: the call failed, or it ended without a whole reply.
 
         """
+        while True:
+            try:
+                tokens = self._read()
+            except errors.JouleserveClientError as fault:
+                fault.partial = self._transcript.partial()
+                self._go_on(fault)
+                continue
+            if tokens is None:
+                self._ended = True
+                raise StopIteration
+            return tokens
+
+    def _read(self) -> replies.Tokens | None:
+        """Wait for the next tokens of this call; None if it has ended with the whole reply."""
         try:
-            for message in self._call:
-                if (tokens := self._transcript.add(message)) is not None:
-                    return tokens
-        except grpc.RpcError as error:
-            raise errors.from_rpc(error) from error
-        self._transcript.finish()
-        self._ended = True
-        raise StopIteration
+            with errors.typed():
+                for message in self._call:
+                    if (tokens := self._transcript.add(message)) is not None:
+                        return tokens
+        except errors.UnavailableError as fault:
+            self._transcript.end(fault)
+        else:
+            self._transcript.end()
+        return None
+
+    def _go_on(self, fault: errors.JouleserveClientError) -> None:
+        """Call again where the gateway was lost, else raise the fault."""
+        progress, now_s = self._transcript.progress(fault), time.monotonic()
+        step = resuming.next_call(self._request, progress, self._bounds, now_s, random.random())
+        self._call.cancel()
+        if step is None:
+            raise fault
+        if self._given_up.wait(step.pause_s):
+            raise errors.given_up(fault.partial) from fault
+        self._transcript.call_lost()
+        try:
+            self._call = self._ask(step.request, self._bounds.left_s(time.monotonic()))
+        except ValueError:  # The client was closed.
+            raise errors.given_up(fault.partial) from fault
+        if self._given_up.is_set():
+            self._call.cancel()
 
     @property
     def finish(self) -> replies.Finish:
@@ -80,13 +132,14 @@ class Stream:
 
     def cancel(self) -> None:
         """Give up: the engine stops at once; reading on raises CallCancelledError."""
+        self._given_up.set()
         self._call.cancel()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._call.cancel()
+        self.cancel()
 
 
 class Client:
@@ -94,9 +147,11 @@ class Client:
 
     Args:
         address: host and port of a gateway.
-        timeout_s: for each call, unless the call gives its own; None is no deadline.
+        timeout_s: for each reply, unless its request gives its own; None is no deadline.
         retries: 0 to 4; see `calls.channel_options`. Off by default, so that latency and energy
             are those of one call, and a load test sees every refusal.
+        resumes: how often a stream goes on by itself when its gateway is lost: another goes on
+            after the tokens that have come. 0 turns it off. What a gateway refuses is final.
         connections: to spread streams over; a proxy may hold the streams of one connection
             back beyond some number (HAProxy: 100).
         credentials: for TLS; None is plain text.
@@ -110,12 +165,14 @@ class Client:
         *,
         timeout_s: float | None = None,
         retries: int = 0,
+        resumes: int = 3,
         connections: int = 1,
         credentials: grpc.ChannelCredentials | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> None:
         options = calls.channel_options(retries=retries)
         self._timeout_s = timeout_s
+        self._resumes = resuming.checked(resumes)
         self._metadata = metadata
         self._channels = [
             grpc.insecure_channel(address, options)
@@ -135,12 +192,15 @@ class Client:
             TypeError, ValueError: as `calls.request`. Everything else is raised by the stream.
 
         """
-        call = next(self._inference).Generate(
+        metadata = calls.metadata(self._metadata)
+        timeout_s = calls.timeout_s(options, self._timeout_s)
+        return Stream(
+            lambda request, left_s: next(self._inference).Generate(
+                request, timeout=left_s, metadata=metadata
+            ),
             calls.request(model, prompt, options),
-            timeout=calls.timeout_s(options, self._timeout_s),
-            metadata=calls.metadata(self._metadata),
+            resuming.Bounds.within(timeout_s, self._resumes, time.monotonic()),
         )
-        return Stream(call)
 
     def complete(
         self, model: str, prompt: str | None = None, **options: Unpack[calls.GenerateOptions]

@@ -38,6 +38,7 @@ PATIENCE_S = 120.0
 UP_S = 420.0
 DOWN_S = 120.0
 POLL_S = 0.05
+PROBE_ATTEMPTS = 2
 
 
 async def eventually(
@@ -56,13 +57,17 @@ class ReplicaProbe:
     """Asks the replicas themselves, in a process of its own; see `replica_probe`."""
 
     def __init__(self, record: Mapping[str, Any]) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, str(HERE / "replica_probe.py"), record["ray_address"]],
+        self._record = record
+        self._process = self._start()
+        self._turn = asyncio.Lock()
+
+    def _start(self) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, str(HERE / "replica_probe.py"), self._record["ray_address"]],
             env={
                 **os.environ,
                 **RAY_ENVIRONMENT,
-                "RAY_AUTH_MODE": "token",
-                "RAY_AUTH_TOKEN_PATH": str(Path(record["directory"], "auth")),
+                **_authority(self._record["directory"]),
                 "PYTHONPATH": str(PROJECT),
             },
             stdin=subprocess.PIPE,
@@ -70,7 +75,6 @@ class ReplicaProbe:
             stderr=subprocess.DEVNULL,
             text=True,
         )
-        self._turn = asyncio.Lock()
 
     async def replicas(self) -> list[dict[str, Any]]:
         """List every process of the application: deployment, replica and pid."""
@@ -90,7 +94,15 @@ class ReplicaProbe:
         self._process.communicate()
 
     async def _ask(self, question: str) -> list[dict[str, Any]]:
-        return await asyncio.to_thread(self._ask_now, question)
+        async with self._turn:
+            for _ in range(PROBE_ATTEMPTS):
+                try:
+                    return await asyncio.to_thread(self._ask_now, question)
+                except (BrokenPipeError, ValueError):
+                    # It went with the node that it had chosen to connect to.
+                    self.close()
+                    self._process = await asyncio.to_thread(self._start)
+            return await asyncio.to_thread(self._ask_now, question)
 
     def _ask_now(self, question: str) -> list[dict[str, Any]]:
         stdin, stdout = self._process.stdin, self._process.stdout
@@ -169,11 +181,29 @@ class LiveCluster:
         assert reply.token_ids == (7, 8, 9, 7)
 
 
+def _authority(directory: str) -> dict[str, str]:
+    """Give what opens a cluster that `up` has started itself; others are open to this machine."""
+    if not directory:
+        return {}
+    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(Path(directory, "auth"))}
+
+
 @contextmanager
 def running(
-    directory: Path, config: str, environment: Mapping[str, str] | None = None
+    directory: Path,
+    config: str,
+    environment: Mapping[str, str] | None = None,
+    ray_address: str | None = None,
 ) -> Iterator[LiveCluster]:
-    """Start a cluster with a state directory and ports of its own; stop it whatever happens."""
+    """Start a cluster with a state directory and ports of its own; stop it whatever happens.
+
+    Args:
+        directory: for its state.
+        config: as YAML.
+        environment: of the commands, beside this process's own.
+        ray_address: of a Ray cluster to deploy to; by default one is started.
+
+    """
     file = directory / "cluster.yaml"
     file.write_text(config)
     environ = {
@@ -184,6 +214,8 @@ def running(
     }
     grpc_port, http_port = _free_ports(2)
     ports = ["--grpc-port", str(grpc_port), "--http-port", str(http_port)]
+    if ray_address is not None:
+        ports += ["--address", ray_address]
     try:
         _jouleserve(environ, UP_S, "up", "--config", str(file), "--detach", *ports)
         record = json.loads((directory / "jouleserve" / "cluster.json").read_text())

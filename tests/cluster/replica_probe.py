@@ -21,7 +21,7 @@ from ray.exceptions import RayError
 from ray.serve._private.common import RequestMetadata
 from ray.serve.context import _get_global_client
 
-from serve.deployment import APPLICATION, GATEWAY
+from serve.deployment import APPLICATION, GATEWAY, PLANNER
 
 ANSWER_S = 10.0
 
@@ -56,7 +56,8 @@ def replicas() -> list[dict[str, Any]]:
 
 def statuses() -> list[dict[str, Any]]:
     """Ask every engine replica that answers; one that has just died does not."""
-    asked = [_ask(replica["actor"]) for replica in replicas() if replica["deployment"] != GATEWAY]
+    engines = [each for each in replicas() if each["deployment"] not in {GATEWAY, PLANNER}]
+    asked = [_ask(each["actor"]) for each in engines]
     return [answer for answer in map(_answer, asked) if answer is not None]
 
 

@@ -341,7 +341,7 @@ async def test_a_call_that_lost_too_many_replicas_says_what_has_come() -> None:
         desk.send(LARGE, replica, tokens(number, number), accepted=[number])
         await settle()
         desk.handles[LARGE].break_connection(replica)
-    with pytest.raises(ReplicaLostError, match=r"last of 2 replicas.*The 2 tokens before"):
+    with pytest.raises(ReplicaLostError, match=r"2 replicas were lost under.*The 2 tokens before"):
         await reading.task
     assert reading.token_ids == [1, 2]
     assert desk.dispatcher.tally.failed == 1

@@ -32,6 +32,7 @@ class GenerateRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     EXPLAIN_FIELD_NUMBER: _builtins.int
     VARIANT_FIELD_NUMBER: _builtins.int
+    RESUME_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of a served model, as ListModels gives it."""
     prompt: _builtins.str
@@ -60,6 +61,13 @@ class GenerateRequest(_message.Message):
     def sampling(self) -> Global___Sampling: ...
     @_builtins.property
     def objective(self) -> Global___Objective: ...
+    @_builtins.property
+    def resume(self) -> Global___Resume:
+        """What an earlier call of this request has delivered whose gateway was lost: the
+        stream goes on after it and repeats none of it. Everything else is as in that
+        call; `sampling.max_tokens`, too, stays that of the whole completion.
+        """
+
     def __init__(
         self,
         *,
@@ -73,16 +81,51 @@ class GenerateRequest(_message.Message):
         request_id: _builtins.str = ...,
         explain: _builtins.bool = ...,
         variant: _builtins.str = ...,
+        resume: Global___Resume | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "input", b"input", "objective", b"objective", "prompt", b"prompt", "prompt_token_ids", b"prompt_token_ids", "sampling", b"sampling"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "input", b"input", "objective", b"objective", "prompt", b"prompt", "prompt_token_ids", b"prompt_token_ids", "resume", b"resume", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "explain", b"explain", "input", b"input", "model", b"model", "objective", b"objective", "prompt", b"prompt", "prompt_token_ids", b"prompt_token_ids", "request_id", b"request_id", "sampling", b"sampling", "service_class", b"service_class", "variant", b"variant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "explain", b"explain", "input", b"input", "model", b"model", "objective", b"objective", "prompt", b"prompt", "prompt_token_ids", b"prompt_token_ids", "request_id", b"request_id", "resume", b"resume", "sampling", b"sampling", "service_class", b"service_class", "variant", b"variant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["prompt", "chat", "prompt_token_ids"]  # noqa: Y015
     _WhichOneofArgType_input: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_input) -> _WhichOneofReturnType_input | None: ...
 
 Global___GenerateRequest: _TypeAlias = GenerateRequest  # noqa: Y015
+
+@_typing.final
+class Resume(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    VARIANT_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    variant: _builtins.str
+    """That wrote them, as the newest `Tokens.variant` says; it goes on if it can, else
+    another that keeps the quality floor. Empty leaves the choice to the scheduler.
+    """
+    attempts: _builtins.int
+    """How many calls of the request were lost after they had given tokens (0 counts as 1).
+    The gateway bounds it, together with the replicas that are lost under this call.
+    """
+    @_builtins.property
+    def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Every token id that was delivered, in order: at least one, less than max_tokens."""
+
+    def __init__(
+        self,
+        *,
+        token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        variant: _builtins.str = ...,
+        attempts: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "token_ids", b"token_ids", "variant", b"variant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Resume: _TypeAlias = Resume  # noqa: Y015
 
 @_typing.final
 class Chat(_message.Message):
@@ -336,8 +379,18 @@ class Tokens(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
+    VARIANT_FIELD_NUMBER: _builtins.int
+    LAST_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """May be empty while a character is still incomplete."""
+    variant: _builtins.str
+    """That writes from here on; set in the first message of a stream, and whenever
+    another goes on with it.
+    """
+    last: _builtins.bool
+    """The completion ends with these tokens, and `finish` follows at once. Whoever means
+    to `resume` passes them on only then: after them there is nothing to go on with.
+    """
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
@@ -350,10 +403,12 @@ class Tokens(_message.Message):
         text: _builtins.str = ...,
         token_ids: _abc.Iterable[_builtins.int] | None = ...,
         logprobs: _abc.Iterable[Global___TokenLogprobs] | None = ...,
+        variant: _builtins.str = ...,
+        last: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["logprobs", b"logprobs", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["last", b"last", "logprobs", b"logprobs", "text", b"text", "token_ids", b"token_ids", "variant", b"variant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -471,7 +526,9 @@ class Usage(_message.Message):
     where the engine gave them: whoever computes the same lost nothing on the way.
     """
     resumes: _builtins.int
-    """How often the stream went on elsewhere, for the replica that gave it was lost."""
+    """How often the stream went on elsewhere, for the replica that gave it was lost, or
+    the gateway (which takes its own count of replicas along).
+    """
     replayed_tokens: _builtins.int
     """Tokens, of the prompt and of the completion, that were computed again for that. The
     energy is that of the last replica, this included; what a lost one used is not known.
@@ -502,7 +559,9 @@ Global___Usage: _TypeAlias = Usage  # noqa: Y015
 
 @_typing.final
 class Latency(_message.Message):
-    """As the gateway saw it, from the arrival of the request."""
+    """As the gateway saw it, from the arrival of the request; of a call with `resume`, of what
+    this call has generated.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -1,0 +1,295 @@
+"""Nodes as Kubernetes knows them, and the worker groups of a RayCluster to ask for more.
+
+Its own module because it is the provider that the planner holds: what it says is computed by
+the pure modules beside it, out of what the mirrors saw, and it writes what they decide.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+
+from cluster import kubernetes_cordons as cordons
+from cluster import kubernetes_floors as floors
+from cluster import kubernetes_reading as reading
+from cluster.kubernetes_api import KubernetesApi
+from cluster.kubernetes_errors import ApiConflictError, ApiUnreachableError, NotManagedError
+from cluster.kubernetes_mirror import Mirror, backoff
+from cluster.kubernetes_objects import MANAGED
+from cluster.kubernetes_states import Sight, states
+from cluster.nodes import GroupState, NodesUnknownError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from cluster.kubernetes_floors import Operation
+    from cluster.kubernetes_objects import GpuNode, RayCluster, Refusal, Worker
+    from cluster.kubernetes_settings import KubernetesSettings
+    from scheduler.plans import NodeGroupName
+
+logger = logging.getLogger("jouleserve.cluster")
+
+T = TypeVar("T")
+Limit: TypeAlias = "Callable[[], float]"
+"""Says how long a call may take, the deadline of the whole considered."""
+Decision: TypeAlias = "Callable[[GpuNode, str], tuple[Operation, ...]]"
+
+# That a call is given even when the deadline is upon us.
+_LEAST_LIMIT_S = 0.1
+
+
+def connect(settings: KubernetesSettings) -> KubernetesNodes:
+    """Begin to watch a cluster; takes a second or two, for the client library is large.
+
+    Raises:
+        NodesUnknownError: nothing says where the cluster is.
+
+    """
+    nodes = KubernetesNodes(settings, KubernetesApi(settings))
+    nodes.start()
+    return nodes
+
+
+class KubernetesNodes:
+    """Implements `nodes.NodeProvider` over Kubernetes nodes and one RayCluster of KubeRay."""
+
+    def __init__(
+        self,
+        settings: KubernetesSettings,
+        api: KubernetesApi,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Know nothing yet; nothing is asked for.
+
+        Args:
+            settings: which cluster, which nodes, how patient to be.
+            api: to be called; closed with this.
+            clock: seconds since the epoch, as the API server's clock has it.
+
+        """
+        self._settings = settings
+        self._api = api
+        self._clock = clock
+        self._asked: dict[NodeGroupName, int] = {}
+        self._writing = threading.Lock()
+        self._closed = False
+        self._warned = False
+        self._nodes: Mirror[GpuNode] = Mirror("nodes", api.nodes(), reading.node, settings)
+        self._workers: Mirror[Worker] = Mirror("pods", api.workers(), reading.worker, settings)
+        self._events: Mirror[Refusal | None] = Mirror(
+            "events", api.events(), reading.refusal, settings
+        )
+        self._rayclusters: Mirror[RayCluster] = Mirror(
+            "rayclusters", api.rayclusters(), reading.raycluster, settings
+        )
+
+    def start(self) -> None:
+        """Begin to watch."""
+        for mirror in self._mirrors():
+            mirror.start()
+
+    # ── see ─────────────────────────────────────────────────────────────────
+
+    def observe(self) -> Mapping[NodeGroupName, GroupState]:
+        """Give the state of every group, from memory; only the very first call may wait.
+
+        Raises:
+            NodesUnknownError: what is known is too old.
+
+        """
+        self._wait_for_the_first()
+        clusters = self._rayclusters.objects()
+        sight = Sight(
+            observed_at_s=self._clock(),
+            nodes=self._nodes.objects(),
+            workers=self._workers.objects(),
+            raycluster=clusters[0] if clusters else None,
+            refusals=tuple(each for each in self._events.objects() if each is not None),
+        )
+        return states(sight, self._settings, self._asked)
+
+    def nodes(self) -> tuple[GpuNode, ...]:
+        """Give the nodes of all groups, with zone, price and carbon region.
+
+        Raises:
+            NodesUnknownError: what is known is too old.
+
+        """
+        self._wait_for_the_first()
+        selectors = [group.selector for group in self._settings.groups.values()]
+        return tuple(
+            node
+            for node in self._nodes.objects()
+            if any(node.matches(selector) for selector in selectors)
+        )
+
+    def workers_on(self, node: str) -> tuple[str, ...]:
+        """Name the workers that are on a node; it is empty when there is none.
+
+        Raises:
+            NodesUnknownError: what is known is too old.
+
+        """
+        self._wait_for_the_first()
+        return tuple(
+            each.name for each in self._workers.objects() if each.node == node and not each.ending
+        )
+
+    def age_s(self) -> float:
+        """Give the age of the oldest of what is known; infinite before the first answer."""
+        return max(mirror.age_s() for mirror in self._mirrors())
+
+    def _wait_for_the_first(self) -> None:
+        deadline_s = time.monotonic() + self._settings.request_timeout_s
+        for mirror in self._mirrors():
+            mirror.wait(max(0.0, deadline_s - time.monotonic()))
+
+    def _mirrors(self) -> tuple[Mirror[Any], ...]:
+        return (self._nodes, self._workers, self._events, self._rayclusters)
+
+    # ── ask ─────────────────────────────────────────────────────────────────
+
+    def ask(self, nodes: Mapping[NodeGroupName, int]) -> None:
+        """Have the worker groups keep at least as many workers as fill that many nodes.
+
+        A group that is not named goes back to the operator's own floor.
+
+        Raises:
+            NotManagedError: the RayCluster is not marked as ours.
+            NodesUnknownError: the API server does not answer, or refuses.
+
+        """
+        wanted = {name: nodes[name] for name in self._settings.groups if name in nodes}
+        with self._writing:
+            if self._closed:
+                return
+            self._write_floors(wanted)
+            self._asked = wanted
+
+    def cordon(self, node: str) -> bool:
+        """Close a node to new pods; what runs there stays.
+
+        Returns:
+            whether it is closed by us; False where somebody else has closed it before.
+
+        Raises:
+            NotManagedError: the node is not marked as ours.
+            NodesUnknownError: the API server does not answer, or refuses.
+
+        """
+        return self._write_node(node, cordons.cordon)
+
+    def uncordon(self, node: str) -> bool:
+        """Open a node that we have closed; one that somebody else has closed stays closed.
+
+        Returns:
+            whether it is still closed by us: False.
+
+        Raises:
+            NotManagedError: the node is not marked as ours.
+            NodesUnknownError: the API server does not answer, or refuses.
+
+        """
+        return self._write_node(node, cordons.uncordon)
+
+    def close(self) -> None:
+        """Give back the operator's floors, open what we closed, and stop watching."""
+        with self._writing:
+            if self._closed:
+                return
+            self._closed = True
+            try:
+                self._withdraw()
+            except NodesUnknownError as error:
+                logger.warning("what was asked of Kubernetes could not be withdrawn: %s", error)
+        for mirror in self._mirrors():
+            mirror.end()
+        deadline_s = time.monotonic() + self._settings.close_deadline_s
+        for mirror in self._mirrors():
+            if not mirror.join(max(0.0, deadline_s - time.monotonic())):
+                logger.warning("a watch goes on for longer than its deadline; it is left alone")
+        self._api.close()
+
+    def _withdraw(self) -> None:
+        if self._asked or self._has_floors():
+            self._write_floors({})
+        for node in self._nodes.objects():
+            if node.managed and cordons.is_ours(node, self._settings.owner):
+                self._change_node(node.name, cordons.uncordon)
+
+    def _has_floors(self) -> bool:
+        return any(each.held for each in self._rayclusters.objects())
+
+    # ── write ───────────────────────────────────────────────────────────────
+
+    def _write_floors(self, wanted: Mapping[NodeGroupName, int]) -> None:
+        settings = self._settings
+
+        def write(limit: Limit) -> None:
+            found = reading.raycluster(self._api.raycluster(limit()))
+            if not found.managed:
+                raise NotManagedError(
+                    f"RayCluster {settings.owner} is not ours to change; to let it scale: kubectl"
+                    f" annotate raycluster -n {settings.namespace} {settings.raycluster}"
+                    f" {MANAGED}=true"
+                )
+            self._warn_of_no_autoscaler(found, wanted)
+            operations = floors.patch(found, settings.groups, wanted)
+            if operations:
+                self._api.patch_raycluster(operations, limit())
+                logger.info("floors of RayCluster %s: %s", settings.owner, dict(wanted))
+
+        self._again(write)
+
+    def _warn_of_no_autoscaler(
+        self, found: RayCluster, wanted: Mapping[NodeGroupName, int]
+    ) -> None:
+        if not found.autoscaled and any(wanted.values()) and not self._warned:
+            self._warned = True
+            logger.warning(
+                "RayCluster %s has enableInTreeAutoscaling off: workers that are asked for come,"
+                " and nobody takes them away again",
+                self._settings.owner,
+            )
+
+    def _write_node(self, name: str, decide: Decision) -> bool:
+        with self._writing:
+            return self._change_node(name, decide)
+
+    def _change_node(self, name: str, decide: Decision) -> bool:
+        def write(limit: Limit) -> bool:
+            found = reading.node(self._api.node(name, limit()))
+            if not found.managed:
+                raise NotManagedError(
+                    f"node {name} is not ours to change; to let it be emptied:"
+                    f" kubectl annotate node {name} {MANAGED}=true"
+                )
+            operations = decide(found, self._settings.owner)
+            if operations:
+                self._api.patch_node(name, operations, limit())
+                logger.info("node %s: %s", name, decide.__name__)
+                return decide is cordons.cordon
+            return cordons.is_ours(found, self._settings.owner)
+
+        return self._again(write)
+
+    def _again(self, write: Callable[[Limit], T]) -> T:
+        """Read and write again while others write in between, up to a deadline."""
+        deadline_s = time.monotonic() + self._settings.ask_deadline_s
+
+        def limit() -> float:
+            left_s = deadline_s - time.monotonic()
+            return max(_LEAST_LIMIT_S, min(left_s, self._settings.request_timeout_s))
+
+        pauses = backoff(self._settings.backoff_s, self._settings.backoff_limit_s)
+        while True:
+            try:
+                return write(limit)
+            except (ApiConflictError, ApiUnreachableError) as error:
+                pause_s = next(pauses)
+                if time.monotonic() + pause_s >= deadline_s:
+                    raise
+                logger.debug("once more in %.1f s: %s", pause_s, error)
+                time.sleep(pause_s)

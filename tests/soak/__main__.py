@@ -1,0 +1,102 @@
+"""Soak a cluster of echo engines in faults: `python -m tests.soak --schedules 100 --out soak.json`.
+
+Ends with 1 if a stream failed or was altered, or anything was left held.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.cluster.live_cluster import running
+from tests.soak.ray_nodes import ray_nodes
+from tests.soak.report import figures
+from tests.soak.runs import carried_out
+from tests.soak.schedules import steady, tenfold
+
+if TYPE_CHECKING:
+    from tests.cluster.live_cluster import LiveCluster
+    from tests.soak.ray_nodes import RayNodes
+    from tests.soak.runs import Run
+    from tests.soak.schedules import Schedule
+
+WORKERS = 3
+WORKER = {"num_cpus": 4, "num_gpus": 4, "resources": {"accelerator_type:H100": 1}}
+CONFIG = """
+models:
+  - name: echo
+    variants:
+      - {{name: bf16, engine: echo, accelerator: h100-sxm, cpus_per_replica: 0.1, max_batch: 8,
+          min_replicas: 0, max_replicas: 8, start_s: 6,
+          echo: {{decode_step_s: 0.02, prefill_tokens_per_s: 20000}}}}
+      - {{name: fp8, engine: echo, accelerator: h100-sxm, cpus_per_replica: 0.1, max_batch: 8,
+          min_replicas: 0, max_replicas: 8, start_s: 6, quality: 0.95,
+          echo: {{decode_step_s: 0.012, prefill_tokens_per_s: 30000}}}}
+planner: {{period_s: 3, horizon_s: 60, asleep_after_s: 20, autoscaler: {autoscaler}, queue_target: {queue_target}}}
+gateway: {{ingress: head_node, replicas: 2}}
+node_groups:
+  - {{name: h100, accelerator: h100-sxm, accelerators_per_node: 4, max_nodes: 3,
+      node_power_w: 500, boot_s: 1, boot_j: 1000}}
+"""
+
+
+async def _soak(cluster: LiveCluster, nodes: RayNodes, schedules: list[Schedule]) -> list[Run]:
+    runs = []
+    for number, schedule in enumerate(schedules, 1):
+        run = await carried_out(cluster, nodes, schedule)
+        runs.append(run)
+        one = figures([run])
+        gap = one["loss_to_next_token_s"].get("max", 0.0)
+        print(
+            f"{number}/{len(schedules)} seed {schedule.seed}: {one['streams']} streams,"
+            f" {one['failed']} failed, {one['altered']} altered, {one['resumed']} resumed,"
+            f" {sum(one['losses'].values())} losses, {one['left']} left,"
+            f" next token within {gap:.2f} s {one['errors'][:1] or ''}",
+            flush=True,
+        )
+    return runs
+
+
+def main() -> int:
+    """Run it; give the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--schedules", type=int, default=10, help="runs, each with its own seed")
+    parser.add_argument("--seed", type=int, default=0, help="of the first")
+    parser.add_argument("--shape", choices=("steady", "tenfold"), default="steady")
+    parser.add_argument("--rate", type=float, default=6.0, help="requests/s; of tenfold, the low")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of a run; of tenfold, a phase")
+    parser.add_argument("--faults", type=int, default=2, help="in each run")
+    parser.add_argument("--autoscaler", choices=("planner", "queue_based"), default="planner")
+    parser.add_argument("--queue-target", type=float, default=4.0, help="of queue_based")
+    parser.add_argument("--out", type=Path, help="JSON file")
+    given = parser.parse_args()
+    schedules = [
+        tenfold(seed, low_per_s=given.rate, scale_s=given.seconds, faults=given.faults)
+        if given.shape == "tenfold"
+        else steady(seed, requests_per_s=given.rate, duration_s=given.seconds, faults=given.faults)
+        for seed in range(given.seed, given.seed + given.schedules)
+    ]
+    config = CONFIG.format(autoscaler=given.autoscaler, queue_target=given.queue_target)
+    began_s = time.monotonic()
+    with (
+        tempfile.TemporaryDirectory(prefix="soak-") as directory,
+        ray_nodes(WORKERS, WORKER) as nodes,
+        running(Path(directory), config, ray_address=nodes.address) as cluster,
+    ):
+        runs = asyncio.run(_soak(cluster, nodes, schedules))
+    result = figures(runs) | {"autoscaler": given.autoscaler, "took_s": time.monotonic() - began_s}
+    text = json.dumps(result, indent=2)
+    print(text)
+    if given.out:
+        given.out.write_text(text + "\n")
+    return 1 if result["failed"] or result["altered"] or result["left"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
