@@ -214,7 +214,8 @@ def _configuration(kubeconfig: str) -> Any:  # noqa: ANN401
     """Find the way into the cluster: a file, the pod's service account, or KUBECONFIG."""
     from kubernetes import client, config
 
-    configuration, ways = client.Configuration(), _untyped(config)
+    configuration = client.Configuration()
+    ways: Any = config  # Its functions say nothing of their types.
     try:
         if kubeconfig:
             ways.load_kube_config(kubeconfig, client_configuration=configuration)
@@ -229,11 +230,6 @@ def _configuration(kubeconfig: str) -> Any:  # noqa: ANN401
     configuration.retries = False
     configuration.connection_pool_maxsize = _CONNECTIONS
     return configuration
-
-
-def _untyped(library: Any) -> Any:  # noqa: ANN401
-    """Take a module whose functions say nothing of their types for what it is."""
-    return library
 
 
 def _call(
@@ -295,6 +291,6 @@ def _change(line: bytes, name: str) -> Change:
     event = _mapping(line)
     item = event.get("object") or {}
     if event.get("type") == "ERROR":
-        kind = _ERRORS.get(item.get("code"), ApiError)
+        kind = _ERRORS.get(item.get("code") or 0, ApiError)
         raise kind(f"cannot go on watching {name}: {one_line(str(item.get('message')))}")
     return Change(str(event.get("type")), item)

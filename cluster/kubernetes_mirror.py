@@ -12,7 +12,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from cluster.kubernetes_errors import ApiForbiddenError, ApiGoneError, ApiUnreachableError
+from cluster.kubernetes_errors import ApiForbiddenError
 from cluster.nodes import NodesUnknownError
 
 if TYPE_CHECKING:
@@ -113,27 +113,31 @@ class Mirror(Generic[T]):
     def _run(self) -> None:
         version, pauses = "", self._pauses()
         while not self._ending.is_set():
+            began_s = time.monotonic()
             try:
                 version = version or self._list()
-                began_s = time.monotonic()
                 for change in self._feed.watch(version):
                     if self._ending.is_set():
                         return
                     version = self._apply(change, version)
-                if time.monotonic() - began_s >= _LEAST_WATCH_S:
-                    pauses = self._pauses()
-                    continue
-            except (ApiUnreachableError, ApiForbiddenError) as error:
-                # What is known may still be gone on from.
+            except ApiForbiddenError as error:
+                # To list instead, again and again, would hide that a right is missing.
                 self._note(str(error))
             except NodesUnknownError as error:
-                gone = isinstance(error, ApiGoneError)
-                self._note(f"{error}; listing again" if gone else str(error))
+                # What happened meanwhile may be forgotten, and until it is known is not fresh.
+                self._note(str(error))
                 version = ""
             except Exception:
                 logger.exception("the mirror of %s has stumbled", self._name)
                 self._note("an object could not be read; see the log")
                 version = ""
+            else:
+                # The server ends a watch at its time; only at once would be odd.
+                if time.monotonic() - began_s >= _LEAST_WATCH_S:
+                    pauses = self._pauses()
+                    continue
+            if time.monotonic() - began_s > self._settings.backoff_limit_s:
+                pauses = self._pauses()
             self._ending.wait(next(pauses))
 
     def _pauses(self) -> Iterator[float]:

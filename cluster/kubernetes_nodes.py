@@ -9,13 +9,19 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from cluster import kubernetes_cordons as cordons
 from cluster import kubernetes_floors as floors
 from cluster import kubernetes_reading as reading
 from cluster.kubernetes_api import KubernetesApi
-from cluster.kubernetes_errors import ApiConflictError, ApiUnreachableError, NotManagedError
+from cluster.kubernetes_errors import (
+    ApiConflictError,
+    ApiMissingError,
+    ApiUnreachableError,
+    NotManagedError,
+)
 from cluster.kubernetes_mirror import Mirror, backoff
 from cluster.kubernetes_objects import MANAGED
 from cluster.kubernetes_states import Sight, states
@@ -74,6 +80,7 @@ class KubernetesNodes:
         self._clock = clock
         self._asked: dict[NodeGroupName, int] = {}
         self._writing = threading.Lock()
+        self._cordoned: set[str] = set()
         self._closed = False
         self._warned = False
         self._nodes: Mirror[GpuNode] = Mirror("nodes", api.nodes(), reading.node, settings)
@@ -179,20 +186,23 @@ class KubernetesNodes:
             NodesUnknownError: the API server does not answer, or refuses.
 
         """
-        return self._write_node(node, cordons.cordon)
+        with self._writing:
+            closed = self._change_node(node, cordons.cordon)
+            if closed:
+                self._cordoned.add(node)
+            return closed
 
-    def uncordon(self, node: str) -> bool:
+    def uncordon(self, node: str) -> None:
         """Open a node that we have closed; one that somebody else has closed stays closed.
-
-        Returns:
-            whether it is still closed by us: False.
 
         Raises:
             NotManagedError: the node is not marked as ours.
             NodesUnknownError: the API server does not answer, or refuses.
 
         """
-        return self._write_node(node, cordons.uncordon)
+        with self._writing:
+            self._change_node(node, cordons.uncordon)
+            self._cordoned.discard(node)
 
     def close(self) -> None:
         """Give back the operator's floors, open what we closed, and stop watching."""
@@ -213,14 +223,13 @@ class KubernetesNodes:
         self._api.close()
 
     def _withdraw(self) -> None:
-        if self._asked or self._has_floors():
+        owner = self._settings.owner
+        with suppress(NotManagedError):
             self._write_floors({})
-        for node in self._nodes.objects():
-            if node.managed and cordons.is_ours(node, self._settings.owner):
-                self._change_node(node.name, cordons.uncordon)
-
-    def _has_floors(self) -> bool:
-        return any(each.held for each in self._rayclusters.objects())
+        seen = {each.name for each in self._nodes.objects() if cordons.is_ours(each, owner)}
+        for name in sorted(seen | self._cordoned):
+            with suppress(NotManagedError, ApiMissingError):
+                self._change_node(name, cordons.uncordon)
 
     # ── write ───────────────────────────────────────────────────────────────
 
@@ -253,10 +262,6 @@ class KubernetesNodes:
                 " and nobody takes them away again",
                 self._settings.owner,
             )
-
-    def _write_node(self, name: str, decide: Decision) -> bool:
-        with self._writing:
-            return self._change_node(name, decide)
 
     def _change_node(self, name: str, decide: Decision) -> bool:
         def write(limit: Limit) -> bool:

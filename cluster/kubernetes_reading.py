@@ -1,7 +1,7 @@
 """From the Kubernetes API's JSON to the values of `kubernetes_objects`.
 
 Its own module because it is pure and all that knows the shape of that JSON: tests need no API
-server for it. Whatever is absent or malformed reads as not there.
+server for it. Whatever is absent reads as not there, and numbers that are none as 0.
 """
 
 from __future__ import annotations

@@ -23,13 +23,16 @@ def carry_out(
 ) -> tuple[dict[DeploymentID, int], dict[DeploymentID, dict[str, Any]]]:
     """Give every deployment the number of replicas that the planner wants.
 
-    While the planner says nothing (it starts, or its node is gone) all stays as it is.
+    While the planner says nothing (it starts, or its node is gone) all stays as it is. So does a
+    deployment that has the right number: where Ray Serve is told anything about one that has no
+    replica while a call waits for it, it starts one by itself.
     """
     said = _said(contexts)
     targets = {
         deployment: int(said[TARGET + deployment.name])
-        for deployment in contexts
-        if TARGET + deployment.name in said
+        for deployment, context in contexts.items()
+        if said.get(TARGET + deployment.name, context.target_num_replicas)
+        != context.target_num_replicas
     }
     return targets, {}
 

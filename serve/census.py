@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _AWAKE = frozenset({"RUNNING", "PENDING_MIGRATION"})
 _STARTING = frozenset({"STARTING", "UPDATING", "RECOVERING"})
 _FAILED = frozenset({"UNHEALTHY", "DEPLOY_FAILED"})
+_NEVER_CAME_UP = "failed to start"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +114,10 @@ def deployed(details: Mapping[str, Any], variants: Iterable[VariantName], now_s:
             else:
                 draining[name] += 1
         nodes[name] = frozenset(each["node_id"] for each in replicas if each.get("node_id"))
-        if _word(deployment["status"]) in _FAILED:
-            failures[name] = last_line(deployment.get("message") or "it does not come up")
+        message = deployment.get("message") or ""
+        # A replica that has died makes it unhealthy too, and is replaced; that is no obstacle.
+        if _word(deployment["status"]) in _FAILED and _NEVER_CAME_UP in message:
+            failures[name] = last_line(message)
     return Deployed(awake, starting, draining, seekers, failures, tuple(running), nodes)
 
 

@@ -335,7 +335,21 @@ class Config(Section):
         yield from self._name_faults()
         yield from self._service_class_faults()
         yield from self._node_group_faults()
+        yield from self._sleep_faults()
         yield from self._pin_faults()
+
+    def _sleep_faults(self) -> Iterator[Fault]:
+        """Yield variants that nobody would wake."""
+        if self.planner.autoscaler == "planner":
+            return
+        for i, model in enumerate(self.models):
+            for j, variant in enumerate(model.variants):
+                if not variant.min_replicas:
+                    yield Fault(
+                        f"models.{i}.variants.{j}.min_replicas",
+                        "only the planner wakes what sleeps: make it at least 1, or set"
+                        " planner.autoscaler to planner",
+                    )
 
     def _pin_faults(self) -> Iterator[Fault]:
         """Yield pins of what is not there or cannot be scaled so far."""

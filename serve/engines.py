@@ -210,6 +210,14 @@ class Engines:
             return None
         return sum(report.power_w for report in self.reports.values())
 
+    def waiting(self) -> dict[VariantName, int]:
+        """Requests that replicas have accepted and no place in their batch for."""
+        waiting: Counter[VariantName] = Counter()
+        for replica, report in self.reports.items():
+            if link := self.links.get(replica):
+                waiting[link.variant] += report.waiting_requests
+        return dict(waiting)
+
     def out_of_reach(self) -> frozenset[str]:
         """Replicas that Ray still lists and that serve no more, as far as is known here."""
         lost = (name for name, link in self.links.items() if link.state is LinkState.LOST)

@@ -32,6 +32,7 @@ from serve.errors import JouleserveError, UnattainableError, known_model
 from serve.frontends import load_frontends, openai_routes
 from serve.handles import RayEngineHandle, RayPlannerHandle
 from serve.http_errors import error_response
+from serve.logs import join_serve_log
 from serve.membership import MEMBERSHIP
 from serve.observation import CallObserver
 from serve.plan_link import PlanLink
@@ -80,6 +81,7 @@ class Gateway:
             planner: its deployment; None where another autoscaler scales.
 
         """
+        join_serve_log()
         self._config = Config.model_validate(config)
         self._name = f"gateway-{uuid.uuid4().hex[:8]}"
         self._stop_telemetry = telemetry.configure("jouleserve-gateway", gateway=self._name)
@@ -134,6 +136,7 @@ class Gateway:
             gateway=self._name,
             traffic=self._traffic.totals(),
             held=dict(self._traffic.held),
+            waiting=self._engines.waiting(),
             steps={name: each.steps for name, each in self._engines.believed().items()},
             power_w=self._engines.power_w(),
             lost=self._engines.out_of_reach(),

@@ -16,10 +16,18 @@ if TYPE_CHECKING:
 
 
 class _Obstacle(NamedTuple):
-    """Attributes: until: it is believed, seconds on the planner's clock; reason: one line."""
+    """What is in the way of a variant.
+
+    Attributes:
+        until_s: it is believed until then.
+        reason: one line.
+        times: in a row that it was found.
+
+    """
 
     until_s: float
     reason: str
+    times: int
 
 
 class Obstacles:
@@ -29,13 +37,16 @@ class Obstacles:
         """Know of none.
 
         Args:
-            patience_s: that a replica may look for a place.
-            retry_s: after which it is tried again.
+            patience_s: that a replica may look for a place; after as long it is tried again,
+                then after twice that, and so on.
+            retry_s: after which it is tried again at the latest.
 
         """
         self._patience_s = patience_s
         self._retry_s = retry_s
         self._known: dict[VariantName, _Obstacle] = {}
+        self._awake: dict[VariantName, int] = {}
+        self._now_s = 0.0
 
     def note(self, deployed: Deployed, troubles: Mapping[VariantName, str], now_s: float) -> None:
         """Look at what starts and does not come up.
@@ -46,16 +57,28 @@ class Obstacles:
             now_s: the instant.
 
         """
-        self._known = {name: known for name, known in self._known.items() if known.until_s > now_s}
         for name, waited_s in deployed.seekers.items():
             trouble = troubles.get(name, "")
             if trouble or waited_s >= self._patience_s:
                 why = trouble or f"a replica has looked for a place for {waited_s:.0f} s in vain"
-                self._known[name] = _Obstacle(now_s + self._retry_s, why)
+                self._found(name, why, now_s)
         for name, failure in deployed.failures.items():
-            self._known[name] = _Obstacle(now_s + self._retry_s, failure)
+            self._found(name, failure, now_s)
+        for name in list(self._known):
+            if deployed.awake.get(name, 0) > self._awake.get(name, 0):
+                del self._known[name]  # One has come up.
+        self._awake = dict(deployed.awake)
+        self._now_s = now_s
+
+    def _found(self, name: VariantName, why: str, now_s: float) -> None:
+        known = self._known.get(name)
+        if known is not None and now_s < known.until_s:
+            return
+        times = known.times + 1 if known else 1
+        wait_s = min(self._retry_s, self._patience_s * 2 ** (times - 1))
+        self._known[name] = _Obstacle(now_s + wait_s, why, times)
 
     def reason(self, variant: VariantName) -> str:
         """Say what is in its way; empty if nothing is."""
         known = self._known.get(variant)
-        return known.reason if known else ""
+        return known.reason if known and self._now_s < known.until_s else ""

@@ -34,6 +34,7 @@ class GatewayNews:
         gateway: who says so.
         traffic: totals since it started.
         held: requests that wait for a replica now.
+        waiting: requests that replicas have accepted and have no place in their batch for.
         steps: step models of variants, corrected by what replicas have reported.
         power_w: that all replicas together have reported; None before any has.
         lost: replicas that it had a line to and cannot reach any more.
@@ -44,6 +45,7 @@ class GatewayNews:
     gateway: str
     traffic: Mapping[StreamKey, Traffic] = field(default_factory=dict)
     held: Mapping[StreamKey, int] = field(default_factory=dict)
+    waiting: Mapping[VariantName, int] = field(default_factory=dict)
     steps: Mapping[VariantName, StepModel] = field(default_factory=dict)
     power_w: float | None = None
     lost: frozenset[str] = frozenset()

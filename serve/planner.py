@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 from cluster.nodes import GroupState
 from scheduler.fleet import Sleeper
-from scheduler.requests import Objective, VariantName
-from scheduler.traffic import Stream, Traffic, sure_rate
+from scheduler.requests import ModelName, VariantName
+from scheduler.traffic import Traffic
 from scheduler.validation import Rejected
+from serve.expectations import Expectations
 from serve.obstacles import Obstacles
 from serve.plan_news import (
     GatewayNews,
@@ -24,7 +25,7 @@ from serve.plan_news import (
     SlotState,
     StreamKey,
 )
-from serve.plan_problem import Situation, bounds, group_of, problem, slot_of, with_held
+from serve.plan_problem import Situation, bounds, group_of, problem, slot_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,8 +37,8 @@ if TYPE_CHECKING:
 
 # A gateway that has said nothing for this long is gone.
 FORGET_GATEWAY_S = 30.0
-# Gateways speak up this often: a count over less is not of all of them.
-LEAST_PERIOD_S = 1.0
+# What waits is worked off within this at the quickest, however fast a replica starts.
+LEAST_CLEAR_S = 5.0
 # Weight of the newest start in the time that a replica of a variant takes.
 START_WEIGHT = 0.3
 
@@ -99,10 +100,7 @@ class Planner:
         self._config = config
         self._variants = dict(variants)
         self._gateways: dict[str, _Gateway] = {}
-        self._streams: dict[StreamKey, Stream] = {}
-        self._pending: dict[StreamKey, Traffic] = {}
-        self._came_at_s: dict[StreamKey, float] = {}
-        self._observed_at_s = now_s
+        self._expectations = Expectations(now_s)
         self._obstacles = _obstacles(config)
         self._start_s: dict[VariantName, float] = {}
         self._seen: set[str] = set()
@@ -124,8 +122,7 @@ class Planner:
         # Of a gateway that was not known, the past is over: its totals may be of hours.
         before = known.news.traffic if known else news.traffic
         for key, total in news.traffic.items():
-            new = total.since(before.get(key, Traffic()))
-            self._pending[key] = self._pending.get(key, Traffic()).plus(new)
+            self._expectations.count(key, total.since(before.get(key, Traffic())))
         self._gateways[news.gateway] = _Gateway(news, now_s)
         for name, steps in news.steps.items():
             if name in self._variants:
@@ -156,16 +153,7 @@ class Planner:
             if now_s - each.heard_at_s > FORGET_GATEWAY_S
         ]:
             del self._gateways[name]
-        period_s = max(1e-3, now_s - self._observed_at_s)
-        for key in {**self._streams, **self._pending}:
-            if key.service_class in self._config.service_classes:
-                stream = self._streams.setdefault(key, Stream())
-                traffic = self._pending.get(key, Traffic())
-                stream.observe(traffic, now_s, period_s)
-                if traffic.requests or key not in self._came_at_s:
-                    self._came_at_s[key] = now_s
-        self._pending.clear()
-        self._observed_at_s = now_s
+        self._expectations.observe(now_s)
 
     def draft(self, observed: Observed) -> Draft:
         """Write down what there is and what is expected; the rest is arithmetic."""
@@ -233,34 +221,23 @@ class Planner:
         self._seen = {started.replica for started in observed.deployed.running}
 
     def _demands(self, now_s: float) -> dict[StreamKey, Demand]:
-        horizon_s = self._config.planner.horizon_s
         held: dict[StreamKey, int] = {}
+        waiting: dict[VariantName, int] = {}
         for each in self._gateways.values():
             for key, count in each.news.held.items():
                 held[key] = held.get(key, 0) + count
-        demands = {}
-        for key in sorted({*self._streams, *held}):
-            given = self._config.service_classes.get(key.service_class)
-            if given is None:
-                continue
-            stream = self._streams.setdefault(key, Stream())
-            objective = Objective(given.ttft_s, given.tpot_s, given.min_quality)
-            demand = stream.demand(key.model, objective, now_s, horizon_s)
-            if now_s - self._came_at_s.get(key, now_s) > self._config.planner.asleep_after_s:
-                # A forecast fades for hours; who may sleep is not to lie awake for its tail.
-                demand = replace(demand, requests_per_s=0.0, upper_requests_per_s=0.0)
-            sure_per_s = self._sure_per_s(key, now_s)
-            if sure_per_s > demand.upper_requests_per_s:
-                demand = replace(demand, upper_requests_per_s=sure_per_s)
-            demands[key] = with_held(demand, held.get(key, 0), horizon_s)
-        return demands
+            for name, count in each.news.waiting.items():
+                waiting[name] = max(count, waiting.get(name, 0))
+        return self._expectations.demands(self._config, now_s, held, self._backlog_per_s(waiting))
 
-    def _sure_per_s(self, key: StreamKey, now_s: float) -> float:
-        """Give the rate that requests since the last observation show already."""
-        pending = self._pending.get(key)
-        if pending is None:
-            return 0.0
-        return sure_rate(pending.requests, max(LEAST_PERIOD_S, now_s - self._observed_at_s))
+    def _backlog_per_s(self, waiting: Mapping[VariantName, int]) -> dict[ModelName, float]:
+        """Say how quickly what waits in replicas is to be worked off: while one would start."""
+        rates: dict[ModelName, float] = {}
+        for model, entry in self._config.variants():
+            name, group = VariantName(entry.name), ModelName(model.name)
+            within_s = max(LEAST_CLEAR_S, self._start_s.get(name, entry.start_s))
+            rates[group] = rates.get(group, 0.0) + waiting.get(name, 0) / within_s
+        return rates
 
     # ── describe ────────────────────────────────────────────────────────────
 

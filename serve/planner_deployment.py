@@ -21,6 +21,7 @@ from serve import catalogue
 from serve.census import deployed
 from serve.config import Config
 from serve.deployment import TARGET
+from serve.logs import join_serve_log
 from serve.plan_problem import group_of
 from serve.planner import Observed, Planner
 
@@ -43,6 +44,7 @@ class PlannerDeployment:
 
     def __init__(self) -> None:
         """Know nothing yet; Ray Serve calls `reconfigure` before anything else."""
+        join_serve_log()
         self._planner: Planner | None = None
         self._config: Config | None = None
         self._nodes: NodeProvider | None = None
@@ -142,7 +144,10 @@ class PlannerDeployment:
             solve_s = time.monotonic() - began_s
             fresh = planner.draft(await self._look())
             verdict = await asyncio.to_thread(validate, made, fresh.plan_input)
+        before = planner.targets()
         planned = planner.adopt(verdict, fresh, solve_s)
+        if planned is not None and planner.targets() != before:
+            _log(planned)
         if planned is not None and self._nodes is not None:
             await self._ask(self._nodes, planned.plan.nodes)
 
@@ -191,6 +196,18 @@ def node_provider(config: Config) -> NodeProvider:
         RayGroup(group_of(config, accelerator), accelerator, asked.get(accelerator, 0))
         for accelerator in sorted(used)
     )
+
+
+def _log(planned: Planned) -> None:
+    """Say what is changed, and why."""
+    for action in planned.plan.actions:
+        what = action.variant or "nodes"
+        logger.info(
+            "%s %d %s on %s: %s", action.kind, action.count, what, action.group, action.reason
+        )
+    for slot, state in planned.slots.items():
+        if state.trouble:
+            logger.warning("no more %s on %s for now: %s", slot.variant, slot.group, state.trouble)
 
 
 def _serve_details() -> Mapping[str, Any]:

@@ -15,6 +15,7 @@ from cluster import telemetry
 from serve import catalogue
 from serve.config import VariantConfig
 from serve.load import LoadMeter
+from serve.logs import join_serve_log
 from serve.replica import Replica, Telemetry
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class ReplicaDeployment(Replica):
             report_period_s: longest silence towards a gateway.
 
         """
+        join_serve_log()
         config = VariantConfig.model_validate(variant)
         ledger = await asyncio.to_thread(catalogue.ledger, config)
         books = Telemetry(LoadMeter(time.monotonic()), ledger, time.monotonic)

@@ -33,12 +33,13 @@ models:
   - name: echo
     variants:
       - {{name: bf16, engine: echo, accelerator: h100-sxm, cpus_per_replica: 0.1, max_batch: 8,
-          min_replicas: 0, max_replicas: 8, start_s: 6,
+          min_replicas: {least}, max_replicas: 8, start_s: 6,
           echo: {{decode_step_s: 0.02, prefill_tokens_per_s: 20000}}}}
       - {{name: fp8, engine: echo, accelerator: h100-sxm, cpus_per_replica: 0.1, max_batch: 8,
-          min_replicas: 0, max_replicas: 8, start_s: 6, quality: 0.95,
+          min_replicas: {least}, max_replicas: 8, start_s: 6, quality: 0.95,
           echo: {{decode_step_s: 0.012, prefill_tokens_per_s: 30000}}}}
-planner: {{period_s: 3, horizon_s: 60, asleep_after_s: 20, autoscaler: {autoscaler}, queue_target: {queue_target}}}
+planner: {{period_s: 3, horizon_s: 60, asleep_after_s: 20, autoscaler: {autoscaler},
+           queue_target: {queue_target}}}
 gateway: {{ingress: head_node, replicas: 2}}
 node_groups:
   - {{name: h100, accelerator: h100-sxm, accelerators_per_node: 4, max_nodes: 3,
@@ -82,7 +83,12 @@ def main() -> int:
         else steady(seed, requests_per_s=given.rate, duration_s=given.seconds, faults=given.faults)
         for seed in range(given.seed, given.seed + given.schedules)
     ]
-    config = CONFIG.format(autoscaler=given.autoscaler, queue_target=given.queue_target)
+    config = CONFIG.format(
+        autoscaler=given.autoscaler,
+        queue_target=given.queue_target,
+        # Nobody but the planner wakes what sleeps.
+        least=0 if given.autoscaler == "planner" else 1,
+    )
     began_s = time.monotonic()
     with (
         tempfile.TemporaryDirectory(prefix="soak-") as directory,
