@@ -283,7 +283,7 @@ class GatewayConfig(Section):
     drain_timeout_s: PositiveSeconds = 120.0
     """Longest that a gateway on its way down goes on with its streams."""
     max_resumes: Annotated[int, Field(ge=0)] = 3
-    """Replicas that may be lost under one request before it fails."""
+    """Replicas and gateways that may be lost under one request before it fails."""
     hold_timeout_s: Annotated[float, Field(ge=0)] = 120.0
     """Longest that a request waits for a replica while none is awake; 0 refuses it at once."""
     max_held_requests: Annotated[int, Field(ge=0)] = 256
