@@ -96,7 +96,12 @@ def _launch(config: Config, directory: Path) -> ClusterRecord:
     with log.open("w") as output:
         head = subprocess.Popen(  # noqa: S603 (our own command)
             _head_command(config, directory, found),
-            env={**os.environ, **_head_environment(directory, found), processes.MARK: mark},
+            env={
+                **os.environ,
+                **environment(directory),
+                **places(directory, found),
+                processes.MARK: mark,
+            },
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -169,10 +174,9 @@ def environment(directory: Path) -> dict[str, str]:
     }
 
 
-def _head_environment(directory: Path, found: Ports) -> dict[str, str]:
+def places(directory: Path, found: Ports) -> dict[str, str]:
     """Give, besides, where its daemons listen and keep their files."""
     return {
-        **environment(directory),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(directory / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(directory / "admin.sock"),
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(directory),

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -122,12 +122,14 @@ class LiveCluster:
         address: of its gRPC ingress.
         http_url: of its HTTP ingress.
         probe: asks its replicas themselves.
+        environ: in which its commands find it.
 
     """
 
     address: str
     http_url: str
     probe: ReplicaProbe
+    environ: Mapping[str, str] = field(default_factory=dict)
 
     def client(self) -> AsyncClient:
         """Make a client on connections of its own."""
@@ -146,6 +148,10 @@ class LiveCluster:
     async def engines(self, variant: str) -> list[dict[str, Any]]:
         """List the processes of one variant."""
         return [each for each in await self.probe.replicas() if each["deployment"] == variant]
+
+    async def command(self, *arguments: str) -> str:
+        """Run a command of `jouleserve`; give what it prints."""
+        return await asyncio.to_thread(_jouleserve, self.environ, PATIENCE_S, *arguments)
 
     async def gateways(self) -> list[dict[str, Any]]:
         """List the processes that are gateways."""
@@ -221,14 +227,15 @@ def running(
         record = json.loads((directory / "jouleserve" / "cluster.json").read_text())
         probe = ReplicaProbe(record)
         try:
-            yield LiveCluster(f"127.0.0.1:{grpc_port}", f"http://127.0.0.1:{http_port}", probe)
+            url = f"http://127.0.0.1:{http_port}"
+            yield LiveCluster(f"127.0.0.1:{grpc_port}", url, probe, environ)
         finally:
             probe.close()
     finally:
         _jouleserve(environ, DOWN_S, "down")
 
 
-def _jouleserve(environ: Mapping[str, str], limit_s: float, *arguments: str) -> None:
+def _jouleserve(environ: Mapping[str, str], limit_s: float, *arguments: str) -> str:
     command = [sys.executable, "-m", "serve.cli", *arguments]
     done = subprocess.run(
         command,
@@ -243,6 +250,7 @@ def _jouleserve(environ: Mapping[str, str], limit_s: float, *arguments: str) -> 
     )
     if done.returncode:
         raise RuntimeError(f"jouleserve {arguments[0]} failed:\n{done.stdout}")
+    return done.stdout
 
 
 def _free_ports(count: int) -> list[int]:

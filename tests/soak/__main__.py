@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.cluster.live_cluster import running
+from tests.soak.cluster import WORKER, WORKERS, configuration
 from tests.soak.ray_nodes import ray_nodes
 from tests.soak.report import figures
 from tests.soak.runs import carried_out
@@ -26,26 +27,6 @@ if TYPE_CHECKING:
     from tests.soak.runs import Run
     from tests.soak.schedules import Schedule
 
-WORKERS = 3
-WORKER = {"num_cpus": 4, "num_gpus": 4, "resources": {"accelerator_type:H100": 1}}
-CONFIG = """
-models:
-  - name: echo
-    variants:
-      - {{name: bf16, engine: echo, accelerator: h100-sxm, cpus_per_replica: 0.1, max_batch: 8,
-          min_replicas: {least}, max_replicas: 8, start_s: 6,
-          echo: {{decode_step_s: 0.02, prefill_tokens_per_s: 20000}}}}
-      - {{name: fp8, engine: echo, accelerator: h100-sxm, cpus_per_replica: 0.1, max_batch: 8,
-          min_replicas: {least}, max_replicas: 8, start_s: 6, quality: 0.95,
-          echo: {{decode_step_s: 0.012, prefill_tokens_per_s: 30000}}}}
-planner: {{period_s: 3, horizon_s: 60, asleep_after_s: 20, autoscaler: {autoscaler},
-           queue_target: {queue_target}}}
-gateway: {{ingress: head_node, replicas: 2}}
-node_groups:
-  - {{name: h100, accelerator: h100-sxm, accelerators_per_node: 4, max_nodes: 3,
-      node_power_w: 500, boot_s: 1, boot_j: 1000}}
-"""
-
 
 async def _soak(cluster: LiveCluster, nodes: RayNodes, schedules: list[Schedule]) -> list[Run]:
     runs = []
@@ -54,13 +35,13 @@ async def _soak(cluster: LiveCluster, nodes: RayNodes, schedules: list[Schedule]
         runs.append(run)
         one = figures([run])
         gap = one["loss_to_next_token_s"].get("max", 0.0)
-        print(
+        sys.stdout.write(
             f"{number}/{len(schedules)} seed {schedule.seed}: {one['streams']} streams,"
             f" {one['failed']} failed, {one['altered']} altered, {one['resumed']} resumed,"
             f" {sum(one['losses'].values())} losses, {one['left']} left,"
-            f" next token within {gap:.2f} s {one['errors'][:1] or ''}",
-            flush=True,
+            f" next token within {gap:.2f} s {one['errors'][:1] or ''}\n"
         )
+        sys.stdout.flush()
     return runs
 
 
@@ -83,12 +64,7 @@ def main() -> int:
         else steady(seed, requests_per_s=given.rate, duration_s=given.seconds, faults=given.faults)
         for seed in range(given.seed, given.seed + given.schedules)
     ]
-    config = CONFIG.format(
-        autoscaler=given.autoscaler,
-        queue_target=given.queue_target,
-        # Nobody but the planner wakes what sleeps.
-        least=0 if given.autoscaler == "planner" else 1,
-    )
+    config = configuration(given.autoscaler, given.queue_target)
     began_s = time.monotonic()
     with (
         tempfile.TemporaryDirectory(prefix="soak-") as directory,
@@ -98,7 +74,7 @@ def main() -> int:
         runs = asyncio.run(_soak(cluster, nodes, schedules))
     result = figures(runs) | {"autoscaler": given.autoscaler, "took_s": time.monotonic() - began_s}
     text = json.dumps(result, indent=2)
-    print(text)
+    sys.stdout.write(text + "\n")
     if given.out:
         given.out.write_text(text + "\n")
     return 1 if result["failed"] or result["altered"] or result["left"] else 0

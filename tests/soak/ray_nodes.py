@@ -8,13 +8,17 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from serve import ports
 from serve.deployment import RAY_ENVIRONMENT
-from serve.ray_head import LOCAL_ENVIRONMENT
+from serve.ray_head import LOCAL_ENVIRONMENT, places
 from tests.cluster.live_cluster import PROJECT
 
 if TYPE_CHECKING:
@@ -70,10 +74,18 @@ def ray_nodes(workers: int, worker: Mapping[str, Any]) -> Iterator[RayNodes]:
 
     """
     settings = json.dumps({"workers": workers, "worker": worker})
+    # HAProxy's admin socket wants a short path.
+    directory = Path(tempfile.mkdtemp(prefix="js-", dir="/tmp"))
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.soak.node_process", settings],
         cwd=PROJECT,
-        env={**os.environ, **RAY_ENVIRONMENT, **LOCAL_ENVIRONMENT, "PYTHONPATH": str(PROJECT)},
+        env={
+            **os.environ,
+            **RAY_ENVIRONMENT,
+            **LOCAL_ENVIRONMENT,
+            **places(directory, ports.reserve()),
+            "PYTHONPATH": str(PROJECT),
+        },
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -92,3 +104,4 @@ def ray_nodes(workers: int, worker: Mapping[str, Any]) -> Iterator[RayNodes]:
             process.wait(STOP_S)
         except subprocess.TimeoutExpired:
             process.kill()
+        shutil.rmtree(directory, ignore_errors=True)
