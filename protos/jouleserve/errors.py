@@ -38,6 +38,11 @@ RESETS = (
     "recvmsg",
     "goaway",
     "no status received",
+    # A proxy's answer in HTTP, where its gateway vanished before it had said anything.
+    "http2 header with status: 500",
+    "http2 header with status: 502",
+    "http2 header with status: 503",
+    "http2 header with status: 504",
 )
 
 

@@ -15,11 +15,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.cluster.live_cluster import running
-from tests.soak.cluster import WORKER, WORKERS, configuration
+from tests.soak.cluster import (
+    VLLM_MODEL,
+    VLLM_WORKER,
+    VLLM_WORKERS,
+    WORKER,
+    WORKERS,
+    configuration,
+    vllm_configuration,
+)
 from tests.soak.ray_nodes import ray_nodes
 from tests.soak.report import figures
 from tests.soak.runs import carried_out
 from tests.soak.schedules import steady, tenfold
+from tests.soak.streams import ECHO
 
 if TYPE_CHECKING:
     from tests.cluster.live_cluster import LiveCluster
@@ -28,10 +37,12 @@ if TYPE_CHECKING:
     from tests.soak.schedules import Schedule
 
 
-async def _soak(cluster: LiveCluster, nodes: RayNodes, schedules: list[Schedule]) -> list[Run]:
+async def _soak(
+    cluster: LiveCluster, nodes: RayNodes, schedules: list[Schedule], model: str
+) -> list[Run]:
     runs = []
     for number, schedule in enumerate(schedules, 1):
-        run = await carried_out(cluster, nodes, schedule)
+        run = await carried_out(cluster, nodes, schedule, model)
         runs.append(run)
         one = figures([run])
         gap = one["loss_to_next_token_s"].get("max", 0.0)
@@ -56,6 +67,7 @@ def main() -> int:
     parser.add_argument("--faults", type=int, default=2, help="in each run")
     parser.add_argument("--autoscaler", choices=("planner", "queue_based"), default="planner")
     parser.add_argument("--queue-target", type=float, default=4.0, help="of queue_based")
+    parser.add_argument("--engine", choices=("echo", "vllm"), default="echo")
     parser.add_argument("--out", type=Path, help="JSON file")
     given = parser.parse_args()
     schedules = [
@@ -65,13 +77,17 @@ def main() -> int:
         for seed in range(given.seed, given.seed + given.schedules)
     ]
     config = configuration(given.autoscaler, given.queue_target)
+    model, workers = ECHO, (WORKERS, WORKER)
+    if given.engine == "vllm":
+        config, model = vllm_configuration(), VLLM_MODEL
+        workers = (VLLM_WORKERS, VLLM_WORKER)
     began_s = time.monotonic()
     with (
         tempfile.TemporaryDirectory(prefix="soak-") as directory,
-        ray_nodes(WORKERS, WORKER) as nodes,
+        ray_nodes(*workers) as nodes,
         running(Path(directory), config, ray_address=nodes.address) as cluster,
     ):
-        runs = asyncio.run(_soak(cluster, nodes, schedules))
+        runs = asyncio.run(_soak(cluster, nodes, schedules, model))
     result = figures(runs) | {"autoscaler": given.autoscaler, "took_s": time.monotonic() - began_s}
     text = json.dumps(result, indent=2)
     sys.stdout.write(text + "\n")

@@ -5,6 +5,11 @@ Its own module because tests and the soak want the same one.
 
 from __future__ import annotations
 
+import yaml
+
+from serve import config_file
+from serve.default_config import load_default
+
 WORKERS = 3
 WORKER = {"num_cpus": 4, "num_gpus": 4, "resources": {"accelerator_type:H100": 1}}
 CONFIG = """
@@ -24,6 +29,20 @@ node_groups:
   - {{name: h100, accelerator: h100-sxm, accelerators_per_node: 4, max_nodes: 3,
       node_power_w: 500, boot_s: 1, boot_j: 1000}}
 """
+
+
+# Two real engines, one on each node; a lost one goes on with the other.
+VLLM_WORKERS = 2
+VLLM_WORKER: dict[str, object] = {"num_cpus": 1}
+VLLM_MODEL = "smollm2-135m-instruct"
+
+
+def vllm_configuration() -> str:
+    """Give the embedded configuration with two gateways, as YAML."""
+    tree = config_file.dump(load_default())
+    parsed = yaml.safe_load(tree)
+    parsed["gateway"] |= {"ingress": "head_node", "replicas": 2}
+    return yaml.safe_dump(parsed)
 
 
 def configuration(autoscaler: str, queue_target: float = 4.0) -> str:

@@ -26,7 +26,7 @@ def main(settings: str) -> None:
     """
     given = json.loads(settings)
     common = {"object_store_memory": _STORE_BYTES, "dashboard_agent_listen_port": 0}
-    head = {"num_cpus": 1, "num_gpus": 0, "include_dashboard": False}
+    head = {"num_cpus": 0, "num_gpus": 0, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args={**common, **head})
     workers = [cluster.add_node(**common, **given["worker"]) for _ in range(given["workers"])]
     _say(cluster.address)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 from protos.jouleserve.client import AsyncClient, JouleserveClientError
 from serve.deployment import GATEWAY, PLANNER
 from tests.cluster.live_cluster import PATIENCE_S, eventually
-from tests.soak.streams import Watched, offered
+from tests.soak.streams import ECHO, Watched, offered
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -90,7 +90,9 @@ class Run:
         return gaps
 
 
-async def carried_out(cluster: LiveCluster, nodes: RayNodes, schedule: Schedule) -> Run:
+async def carried_out(
+    cluster: LiveCluster, nodes: RayNodes, schedule: Schedule, model: str = ECHO
+) -> Run:
     """Offer the load, do the damage, and wait until all is over."""
     run = Run(schedule)
     rng = Random(schedule.seed)
@@ -103,7 +105,7 @@ async def carried_out(cluster: LiveCluster, nodes: RayNodes, schedule: Schedule)
         sampling = asyncio.create_task(_sample(cluster, run.samples))
         damage = asyncio.create_task(_damage(cluster, nodes, schedule, run.losses_s))
         try:
-            run.streams = await offered(client, schedule, rng)
+            run.streams = await offered(client, schedule, rng, model)
             await damage
         finally:
             damage.cancel()

@@ -134,6 +134,7 @@ async def test_calls_that_gave_nothing_are_no_business_of_the_server(
         (grpc.StatusCode.CANCELLED, "Received RST_STREAM with error code 8"),
         (grpc.StatusCode.INTERNAL, "Received RST_STREAM with error code 2"),
         (grpc.StatusCode.UNKNOWN, "Stream removed"),
+        (grpc.StatusCode.UNKNOWN, "Received http2 header with status: 500"),
         (grpc.StatusCode.UNKNOWN, "recvmsg:Connection reset by peer"),
     ],
 )
