@@ -366,7 +366,12 @@ class Config(Section):
                 )
 
     def _node_group_faults(self) -> Iterator[Fault]:
-        """Yield groups that a variant could not be told apart by."""
+        """Yield groups that a variant could not be told apart by, or that are missing."""
+        if self.planner.nodes == "kubernetes" and not self.node_groups:
+            yield Fault(
+                "node_groups",
+                "must be given where planner.nodes is kubernetes: one for each worker group",
+            )
         names = Counter(group.name for group in self.node_groups)
         accelerators = Counter(group.accelerator for group in self.node_groups)
         for i, group in enumerate(self.node_groups):

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from cluster import telemetry
 from cluster.nodes import GroupState, NodeProvider, NodesUnknownError
-from cluster.ray_nodes import RayGroup, RayNodes
 from scheduler.planning import plan
 from scheduler.requests import VariantName
 from scheduler.validation import validate
@@ -22,7 +21,7 @@ from serve.census import deployed
 from serve.config import Config
 from serve.deployment import TARGET
 from serve.logs import join_serve_log
-from serve.plan_problem import group_of
+from serve.node_provider import node_provider
 from serve.planner import Observed, Planner
 
 if TYPE_CHECKING:
@@ -58,7 +57,7 @@ class PlannerDeployment:
         """Take a configuration, the first or another one."""
         parsed = Config.model_validate(config)
         variants = await asyncio.to_thread(catalogue.variants, parsed)
-        nodes = node_provider(parsed)
+        nodes = await asyncio.to_thread(node_provider, parsed)
         if self._nodes is not None:
             await asyncio.to_thread(self._nodes.close)
         self._config, self._nodes = parsed, nodes
@@ -186,16 +185,6 @@ class PlannerDeployment:
         if self._config is None:
             raise RuntimeError("the planner has no configuration yet")
         return self._config
-
-
-def node_provider(config: Config) -> NodeProvider:
-    """Make whoever knows of nodes."""
-    asked = {group.accelerator: group.accelerators_per_node for group in config.node_groups}
-    used = {entry.accelerator for _, entry in config.variants()}
-    return RayNodes(
-        RayGroup(group_of(config, accelerator), accelerator, asked.get(accelerator, 0))
-        for accelerator in sorted(used)
-    )
 
 
 def _log(planned: Planned) -> None:
