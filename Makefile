@@ -11,6 +11,7 @@ PYTHON ?= python3.11
 
 VENV := .venv
 BIN := $(VENV)/bin
+FAST := not engine and not cluster and not kube
 PROTO_SOURCES := $(wildcard protos/jouleserve/v1/*.proto)
 # mypy-protobuf's plugins lie in the environment's bin folder.
 PROTOC := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -I .
@@ -31,12 +32,14 @@ demo: setup  ## start two variants of a small model on this machine, ask them, s
 	@$(BIN)/jouleserve demo
 
 test: setup lint  ## every check and every test, the real engine included
-	@echo "==> pytest, the real engine included (minutes)"
-	@$(BIN)/python -m pytest
+	@echo "==> pytest, fast tests"
+	@$(BIN)/python -m pytest -m "$(FAST)" --numprocesses auto --dist loadfile
+	@echo "==> pytest, the real engine and clusters (minutes)"
+	@$(BIN)/python -m pytest -m "not ($(FAST))"
 
 check: setup lint  ## every check and the fast tests
 	@echo "==> pytest, fast tests"
-	@$(BIN)/python -m pytest -m "not engine and not cluster"
+	@$(BIN)/python -m pytest -m "$(FAST)" --numprocesses auto --dist loadfile
 
 lint: setup protos-check  ## format, style, types, import contracts, generated code
 	@echo "==> ruff format --check"

@@ -65,9 +65,10 @@ class Obstacles:
         for name, failure in deployed.failures.items():
             self._found(name, failure, now_s)
         for name in list(self._known):
-            if deployed.awake.get(name, 0) > self._awake.get(name, 0):
+            if name in self._awake and deployed.awake.get(name, 0) > self._awake[name]:
                 del self._known[name]  # One has come up.
-        self._awake = dict(deployed.awake)
+        self._awake = {name: deployed.awake.get(name, 0) for name in (*self._awake, *self._known)}
+        self._awake |= deployed.awake
         self._now_s = now_s
 
     def _found(self, name: VariantName, why: str, now_s: float) -> None:

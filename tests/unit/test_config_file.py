@@ -43,7 +43,7 @@ def test_the_line_is_that_of_the_key_however_many_lines_precede_it(above: int, k
     text = "# comment\n" * above + GOOD + f"{key}: 1\n"
     (mistake,) = mistakes(text)
     assert (mistake.line, mistake.key) == (above + GOOD.count("\n") + 1, key)
-    assert "Known: models, service_classes, scheduler, energy, gateway" in mistake.message
+    assert "Known: models, service_classes, scheduler, planner, node_groups" in mistake.message
 
 
 def test_what_is_dumped_is_read_back() -> None:

@@ -112,9 +112,6 @@ def test_one_of_another_variant_that_comes_up_does_not_end_it(obstacles: Obstacl
     assert obstacles.reason(BIG)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="what is awake at the first look is taken for something that has come up"
-)
 def test_an_obstacle_is_seen_at_the_first_look_too(obstacles: Obstacles) -> None:
     obstacles.note(seeking(PATIENCE_S, awake=1), {}, 100.0)
     assert obstacles.reason(BIG)
