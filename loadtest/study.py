@@ -223,7 +223,7 @@ PARTS: tuple[Part, ...] = (
     replace(
         _TRAFFIC,
         name="day",
-        question="What if the rate swings between nothing and twice the mean?",
+        question="What if the rate swings by 60 % around its mean within an hour?",
         arrivals="diurnal",
         duration_s=3600.0,
         warmup_s=600.0,
