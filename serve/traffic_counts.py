@@ -50,9 +50,12 @@ class TrafficCounts:
         self._strained |= verdict.wake is not None
 
     def ended(self, journey: Journey) -> None:
-        """Count a request that was served to its end."""
+        """Count a request that came here and was served to its end.
+
+        Those that another gateway has begun are long ones, and would mislead.
+        """
         outcome = journey.outcome
-        if outcome is None:
+        if outcome is None or journey.call.resume is not None:
             return
         traffic = self._of(ModelName(journey.call.model), journey.service_class)
         traffic.completions += 1
