@@ -15,7 +15,7 @@ BIG, SMALL = VariantName("big"), VariantName("small")
 NOW_S = 1000.0
 
 
-class Spelt(str, Enum):
+class Spelt(str, Enum):  # noqa: UP042 (a StrEnum would be read as its value)
     """As Ray spells its states: text that is an enumeration too."""
 
     RUNNING = "RUNNING"
