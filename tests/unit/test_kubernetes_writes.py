@@ -87,6 +87,13 @@ def test_the_operators_floors_come_back(
     assert item["metadata"]["annotations"] == annotations
 
 
+def test_a_floor_that_the_operator_writes_meanwhile_is_theirs() -> None:
+    item = _asked(raycluster_json({"groupName": GROUP}), {GROUP: 4})
+    item["spec"]["workerGroupSpecs"][0]["minReplicas"] = 2
+    item = _asked(_asked(item, {GROUP: 3}), {})
+    assert item["spec"]["workerGroupSpecs"][0]["minReplicas"] == 2
+
+
 def test_workers_that_share_a_node_are_asked_for_together() -> None:
     groups = {GROUP: KubernetesGroup.of("h100-sxm", workers_per_node=2)}
     item = raycluster_json({"groupName": GROUP})
