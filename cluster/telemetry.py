@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
 
 Attributes: TypeAlias = "Mapping[str, str | bool | int | float]"
+Reading: TypeAlias = "tuple[float, Attributes]"
 Outcome = Literal["completed", "cancelled", "failed", "rejected"]
 
 # Attributes: GenAI semantic conventions where they have a name, ours elsewhere.
@@ -444,9 +445,16 @@ def observe(
     package: str = "serve",
 ) -> None:
     """Have a gauge read at every export, in the exporter's thread, and never otherwise."""
+    observe_all(gauge, lambda: [(read(), attributes or {})], package=package)
+
+
+def observe_all(
+    gauge: Gauge, read: Callable[[], Iterable[Reading]], *, package: str = "serve"
+) -> None:
+    """Have a gauge read that has as many values as there are things to tell apart just then."""
 
     def callback(_: CallbackOptions) -> Iterable[Observation]:
-        yield metrics.Observation(read(), attributes)
+        return [metrics.Observation(value, attributes) for value, attributes in read()]
 
     meter(package).create_observable_gauge(
         gauge.name, [callback], unit=gauge.unit, description=gauge.description

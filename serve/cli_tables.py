@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ _MS = 1e3
 
 
 def print_status(console: Console, status: ClusterStatus) -> None:
-    """Print every replica, then the gateway's counters."""
+    """Print every replica, the gateway's counters, and what is wrong."""
     table = _table("model", "variant", "replica", "accelerator", "state")
     for heading in ("running", "waiting", "KV", "tok/s", "step ms", "W", "J", "leases", "age s"):
         table.add_column(heading, justify="right")
@@ -43,19 +44,21 @@ def print_status(console: Console, status: ClusterStatus) -> None:
         )
     console.print(table)
     counters = status.counters
-    console.print(
+    _say(
+        console,
         f"gateway {status.gateway}, policy {status.policy}: {counters.accepted} accepted ="
         f" {counters.completed} completed + {counters.cancelled} cancelled + {counters.failed}"
         f" failed + {counters.in_flight} in flight; {counters.rejected} rejected,"
         f" {counters.leases} leases",
-        highlight=False,
     )
+    for trouble in status.troubles:
+        _say(console, f"! {trouble.subject}: {trouble.reason}", style="yellow")
 
 
 def print_plan(console: Console, plan: Plan) -> None:
     """Print what is planned, what is there, what is expected, and why."""
     if not plan.planned:
-        console.print("no plan has been made yet", highlight=False)
+        _say(console, "no plan has been made yet")
         return
     replicas = _table("variant", "nodes")
     for heading in ("wanted", "awake", "starting", "draining"):
@@ -64,32 +67,32 @@ def print_plan(console: Console, plan: Plan) -> None:
     for each in plan.replicas:
         remark = "; ".join(filter(None, ("pinned" if each.pinned else "", each.trouble)))
         counts = (each.wanted, each.awake, each.starting, each.draining)
-        replicas.add_row(each.variant, each.group, *map(str, counts), remark)
+        replicas.add_row(each.variant, each.group, *map(str, counts), escape(remark))
     console.print(replicas)
     for node in plan.nodes:
         trouble = f": {node.trouble}" if node.trouble else ""
         booting = f", {node.booting} boot" if node.booting else ""
-        console.print(
+        _say(
+            console,
             f"nodes {node.group}: {node.wanted} wanted, {node.ready} ready{booting}{trouble}",
-            highlight=False,
         )
     for demand in plan.demands:
         unserved = demand.unserved_requests_per_s
         short = f"; {unserved:.3g}/s find nobody" if unserved else ""
-        console.print(
+        _say(
+            console,
             f"{demand.model} {demand.service_class}: {demand.requests_per_s:.3g} requests/s"
             f" expected, hardly more than {demand.upper_requests_per_s:.3g},"
             f" of {demand.prompt_tokens:.0f} + {demand.completion_tokens:.0f} tokens{short}",
-            highlight=False,
         )
     for action in plan.actions:
         what = f"{action.count} {action.variant or 'node' + 's' * (action.count > 1)}"
-        console.print(f"{action.kind} {what} on {action.group}: {action.reason}", highlight=False)
+        _say(console, f"{action.kind} {what} on {action.group}: {action.reason}")
     if not plan.actions:
-        console.print("nothing is to change", highlight=False)
+        _say(console, "nothing is to change")
     if plan.rejected:
-        console.print(f"the newest plan was not carried out: {plan.rejected}", highlight=False)
-    console.print(_watts(plan), highlight=False)
+        _say(console, f"the newest plan was not carried out: {plan.rejected}")
+    _say(console, _watts(plan))
 
 
 def _watts(plan: Plan) -> str:
@@ -124,12 +127,12 @@ def print_models(console: Console, models: Sequence[Model]) -> None:
         each.name: _objective(each.objective) for model in models for each in model.service_classes
     }
     for name, objective in classes.items():
-        console.print(f"{name}: {objective}", highlight=False)
+        _say(console, f"{name}: {objective}")
 
 
 def print_finish(console: Console, finish: Finish) -> None:
     """Print who answered, why, and what it cost."""
-    console.print(describe(finish), style="dim", highlight=False, markup=False)
+    _say(console, describe(finish), style="dim")
     if finish.decision is not None:
         print_decision(console, finish.decision)
 
@@ -155,7 +158,7 @@ def print_decision(console: Console, decision: Decision) -> None:
     for each in decision.candidates:
         terms = ", ".join(f"{name} {value:.3g}" for name, value in each.terms.items())
         score = "–" if each.excluded else f"{each.score:.4g}"
-        table.add_row(each.variant, each.replica, score, each.excluded or terms)
+        table.add_row(each.variant, each.replica, score, escape(each.excluded or terms))
     console.print(table)
 
 
@@ -170,3 +173,8 @@ def _objective(objective: Objective) -> str:
 
 def _table(*headings: str) -> Table:
     return Table(*headings, box=None, pad_edge=False)
+
+
+def _say(console: Console, text: str, style: str | None = None) -> None:
+    """Print a line as it is: brackets and numbers in it mean nothing, and it is not broken."""
+    console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)

@@ -23,7 +23,7 @@ from cluster import telemetry
 from protos.jouleserve.v1 import cluster_pb2
 from scheduler.policies import make_policy
 from scheduler.requests import VariantName
-from serve import catalogue, grpc_api, plan_status, status
+from serve import catalogue, grpc_api, plan_status, status, troubles
 from serve.calls import Call, Outcome
 from serve.config import Config
 from serve.dispatcher import Dispatcher
@@ -38,6 +38,7 @@ from serve.observation import CallObserver
 from serve.plan_link import PlanLink
 from serve.plan_news import GatewayNews, PlanNews
 from serve.traffic_counts import TrafficCounts
+from serve.troubles import Trouble
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Mapping
@@ -116,13 +117,17 @@ class Gateway:
         self._tasks = [asyncio.create_task(self._sweep(), name="lease sweep")]
         if self._plan is not None:
             self._tasks.append(asyncio.create_task(self._plan.run(), name="planner link"))
+        # For metrics, which another thread reads; the planner exports what it finds itself.
+        self._found: tuple[Trouble, ...] = ()
         telemetry.observe(telemetry.LEASES, lambda: len(self._engines.leases))
+        troubles.observe(lambda: self._found)
         logger.info("gateway %s is ready", self._name)
 
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(SWEEP_PERIOD_S)
             self._engines.expire()
+            self._found = self._own_troubles()
 
     def _plan_link(self, planner: RayPlannerHandle) -> PlanLink:
         return PlanLink(
@@ -195,7 +200,9 @@ class Gateway:
     ) -> cluster_pb2.GetStatusResponse:
         """Replicas, leases and counts as this gateway knows them."""
         now_s = time.monotonic()
-        return status.cluster(self._config, self._engines, self._dispatcher.tally, now_s)
+        return status.cluster(
+            self._config, self._engines, self._dispatcher.tally, self._troubles(), now_s
+        )
 
     async def GetPlan(
         self, request: cluster_pb2.GetPlanRequest, grpc_context: RayServegRPCContext
@@ -238,15 +245,26 @@ class Gateway:
             await asyncio.sleep(SWEEP_PERIOD_S)
 
     def _health(self) -> health_pb2.HealthCheckResponse.ServingStatus:
+        return NOT_SERVING if self._unserved() else SERVING
+
+    def _unserved(self) -> tuple[Trouble, ...]:
+        """Name the models for which a request would find nothing, now or within its wait."""
         awake = self._engines.awake()
         ready = {name for name, count in awake.items() if count}
         if self._config.gateway.hold_timeout_s:
             ready |= self._engines.sleeping()
-        served = all(
-            any(VariantName(variant.name) in ready for variant in model.variants)
+        return tuple(
+            Trouble(model.name, "no replica is awake, and none can be woken")
             for model in self._config.models
+            if not any(VariantName(variant.name) in ready for variant in model.variants)
         )
-        return SERVING if served else NOT_SERVING
+
+    def _own_troubles(self) -> tuple[Trouble, ...]:
+        return (*self._unserved(), *(() if self._plan is None else self._plan.silence()))
+
+    def _troubles(self) -> tuple[Trouble, ...]:
+        planned = () if self._plan is None else self._plan.latest.troubles
+        return (*self._own_troubles(), *planned)
 
     # ── HTTP ────────────────────────────────────────────────────────────────
 

@@ -11,6 +11,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from serve.plan_news import PlanNews
+from serve.troubles import PLANNER, Trouble
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -25,6 +26,7 @@ PERIOD_S = 1.0
 HURRY_S = 0.1
 # An answer takes a millisecond; the planner's replica may be on its way to another node.
 LIMIT_S = 5.0
+SILENT = "it does not answer; serving goes on, and replicas and nodes stay as they are"
 
 
 class PlanLink:
@@ -56,6 +58,10 @@ class PlanLink:
         self._hurry = asyncio.Event()
         self._silent = False
 
+    def silence(self) -> tuple[Trouble, ...]:
+        """Say that the planner cannot be heard, if so."""
+        return (Trouble(PLANNER, SILENT),) if self._silent else ()
+
     def hurry(self) -> None:
         """Let the planner hear at once."""
         self._hurry.set()
@@ -80,7 +86,7 @@ class PlanLink:
         except Exception as error:  # noqa: BLE001 (whatever Ray raises, the planner is out of reach)
             if not self._silent:
                 kind = type(error).__name__
-                logger.warning("the planner does not answer (%s); serving goes on", kind)
+                logger.warning("planner: %s (%s)", SILENT, kind)
             self._silent = True
         else:
             self._silent = False

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from scheduler.requests import ModelName, VariantName
     from scheduler.steps import StepModel
     from scheduler.traffic import Traffic
+    from serve.troubles import Trouble
 
 
 class StreamKey(NamedTuple):
@@ -105,6 +106,7 @@ class PlanNews:
         age_s: since it was made.
         sleepers: of which one more replica could be woken.
         power_w: that replicas draw now, as gateways have it from their reports.
+        troubles: that keep the plan from being made, carried out, or as good as it could be.
 
     """
 
@@ -112,3 +114,4 @@ class PlanNews:
     age_s: float = 0.0
     sleepers: tuple[Sleeper, ...] = ()
     power_w: float | None = None
+    troubles: tuple[Trouble, ...] = ()

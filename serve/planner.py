@@ -15,6 +15,7 @@ from scheduler.fleet import Sleeper
 from scheduler.requests import ModelName, VariantName
 from scheduler.traffic import Traffic
 from scheduler.validation import Rejected
+from serve import troubles
 from serve.expectations import Expectations
 from serve.obstacles import Obstacles
 from serve.plan_news import (
@@ -133,7 +134,8 @@ class Planner:
         """Say what is planned."""
         planned = self._planned
         age_s = now_s - planned.plan.made_at_s if planned else 0.0
-        return PlanNews(planned, age_s, self._sleepers(), self._power_w())
+        told = tuple(troubles.of_plan(planned)) if planned else ()
+        return PlanNews(planned, age_s, self._sleepers(), self._power_w(), told)
 
     def urgent(self) -> bool:
         """Whether requests wait, or come, for which something should be awake that is not."""
@@ -192,12 +194,12 @@ class Planner:
         self._zombies = observed.deployed.zombies
         self._planned_without = self._lost()
         self._time_starts(observed)
-        troubles = {}
+        in_the_way = {}
         for _, entry in self._config.variants():
             state = observed.nodes.get(group_of(self._config, entry.accelerator))
             if state is not None and state.trouble:
-                troubles[VariantName(entry.name)] = state.trouble
-        self._obstacles.note(observed.deployed, troubles, observed.now_s)
+                in_the_way[VariantName(entry.name)] = state.trouble
+        self._obstacles.note(observed.deployed, in_the_way, observed.now_s)
         obstacles = {
             name: reason for name in self._variants if (reason := self._obstacles.reason(name))
         }

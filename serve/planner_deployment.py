@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from cluster import telemetry
@@ -22,13 +24,16 @@ from serve.config import Config
 from serve.deployment import TARGET
 from serve.logs import join_serve_log
 from serve.node_provider import node_provider
+from serve.plan_metrics import observe_plan
+from serve.plan_news import PlanNews
 from serve.planner import Observed, Planner
+from serve.troubles import NODES, PLAN, Trouble
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import AsyncIterator, Mapping
 
     from scheduler.plans import NodeGroupName
-    from serve.plan_news import GatewayNews, Planned, PlanNews
+    from serve.plan_news import GatewayNews, Planned
 
 logger = logging.getLogger("jouleserve.serve")
 
@@ -49,6 +54,9 @@ class PlannerDeployment:
         self._nodes: NodeProvider | None = None
         self._known: Mapping[NodeGroupName, GroupState] = {}
         self._wake = asyncio.Event()
+        self._faults: dict[str, str] = {}
+        # For metrics, which another thread reads.
+        self._latest = PlanNews()
         self._solving = asyncio.Lock()
         self._loop_task: asyncio.Task[None] | None = None
         self._stop_telemetry = telemetry.configure("jouleserve-planner")
@@ -63,6 +71,7 @@ class PlannerDeployment:
         self._config, self._nodes = parsed, nodes
         if self._planner is None:
             self._planner = Planner(parsed, variants, time.time())
+            observe_plan(lambda: self._latest)
             self._loop_task = asyncio.create_task(self._plan_forever(), name="planner")
         else:
             self._planner.configure(parsed, variants)
@@ -74,7 +83,8 @@ class PlannerDeployment:
         answer = planner.hear(news, time.time())
         if planner.urgent():
             self._wake.set()
-        return answer
+        self._latest = self._with_faults(answer)
+        return self._latest
 
     async def propose(self) -> Planned:
         """Make a plan for this instant, and do nothing about it."""
@@ -116,9 +126,14 @@ class PlannerDeployment:
                 due_s = time.monotonic() + self._known_config().planner.period_s
             try:
                 await self._plan(planner, learn=due)
-            except Exception:
+            except Exception as error:
                 # Whatever is wrong, replicas stay as they are, and the next turn may do better.
                 logger.exception("no plan could be made")
+                kind = type(error).__name__
+                self._faults[PLAN] = f"none could be made ({kind}); replicas stay as they are"
+            else:
+                self._faults.pop(PLAN, None)
+            self._latest = self._with_faults(planner.news(time.time()))
             await asyncio.sleep(URGENT_S)
 
     async def _pause(self, limit_s: float) -> None:
@@ -151,13 +166,8 @@ class PlannerDeployment:
             await self._ask(self._nodes, planned.plan.nodes)
 
     async def _ask(self, nodes: NodeProvider, wanted: Mapping[NodeGroupName, int]) -> None:
-        try:
-            async with asyncio.timeout(LOOK_LIMIT_S):
-                await asyncio.to_thread(nodes.ask, dict(wanted))
-        except NodesUnknownError as error:
-            logger.warning("nodes cannot be asked for: %s", error)
-        except TimeoutError:
-            logger.warning("nodes cannot be asked for within %g s", LOOK_LIMIT_S)
+        async with self._tolerant("nodes cannot be asked for"):
+            await asyncio.to_thread(nodes.ask, dict(wanted))
 
     async def _look(self) -> Observed:
         """See what there is; of nodes that nobody answers for, what was known last."""
@@ -165,16 +175,29 @@ class PlannerDeployment:
         names = [VariantName(entry.name) for _, entry in config.variants()]
         async with asyncio.timeout(LOOK_LIMIT_S):
             details = await asyncio.to_thread(_serve_details)
-        try:
-            if nodes is not None:
-                async with asyncio.timeout(LOOK_LIMIT_S):
-                    self._known = await asyncio.to_thread(nodes.observe)
-        except NodesUnknownError as error:
-            logger.warning("nodes are not known: %s", error)
-        except TimeoutError:
-            logger.warning("nodes are not known within %g s", LOOK_LIMIT_S)
+        if nodes is not None:
+            async with self._tolerant("nodes are not known"):
+                self._known = await asyncio.to_thread(nodes.observe)
         now_s = time.time()
         return Observed(now_s, deployed(details, names, now_s), self._known)
+
+    @asynccontextmanager
+    async def _tolerant(self, what: str) -> AsyncIterator[None]:
+        """Bound what is asked of nodes; one that fails is a trouble until it goes well again."""
+        try:
+            async with asyncio.timeout(LOOK_LIMIT_S):
+                yield
+        except (NodesUnknownError, TimeoutError) as error:
+            why = str(error) or f"no answer within {LOOK_LIMIT_S:g} s"
+            logger.warning("%s: %s", what, why)
+            self._faults[NODES] = f"{what}: {why}"
+        else:
+            if self._faults.get(NODES, "").startswith(what):
+                del self._faults[NODES]
+
+    def _with_faults(self, news: PlanNews) -> PlanNews:
+        faults = (Trouble(subject, reason) for subject, reason in self._faults.items())
+        return replace(news, troubles=(*faults, *news.troubles))
 
     def _known_planner(self) -> Planner:
         if self._planner is None:

@@ -12,12 +12,13 @@ from scheduler.fleet import ReplicaReport
 from scheduler.requests import VariantName
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from serve.config import Config, ModelConfig, VariantConfig
     from serve.engines import Engines
     from serve.link import Link
     from serve.tally import Tally
+    from serve.troubles import Trouble
 
 SILENT = ReplicaReport(observed_at_s=0.0)
 
@@ -67,9 +68,9 @@ def _variant(variant: VariantConfig, awake_replicas: int) -> inference_pb2.Varia
 
 
 def cluster(
-    config: Config, engines: Engines, tally: Tally, now_s: float
+    config: Config, engines: Engines, tally: Tally, troubles: Iterable[Trouble], now_s: float
 ) -> cluster_pb2.GetStatusResponse:
-    """Replicas, leases and counts as one gateway knows them."""
+    """Replicas, leases and counts as one gateway knows them, and what is wrong."""
     return cluster_pb2.GetStatusResponse(
         gateway=engines.gateway,
         policy=config.scheduler.policy,
@@ -83,6 +84,9 @@ def cluster(
             in_flight=tally.in_flight,
             leases=len(engines.leases),
         ),
+        troubles=[
+            cluster_pb2.Trouble(subject=each.subject, reason=each.reason) for each in troubles
+        ],
     )
 
 

@@ -318,6 +318,20 @@ class Counters:
 
 
 @dataclass(frozen=True, slots=True)
+class Trouble:
+    """Something that is wrong while serving goes on.
+
+    Attributes:
+        subject: a model, a variant, a group of nodes, or a part of Jouleserve.
+        reason: one line.
+
+    """
+
+    subject: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class ClusterStatus:
     """What the cluster is doing, as one gateway sees it.
 
@@ -326,6 +340,7 @@ class ClusterStatus:
         policy: that routes.
         replicas: every one it knows.
         counters: of this gateway.
+        troubles: what is wrong while serving goes on.
 
     """
 
@@ -333,6 +348,7 @@ class ClusterStatus:
     policy: str
     replicas: tuple[Replica, ...]
     counters: Counters
+    troubles: tuple[Trouble, ...]
 
 
 # ----------------------------------------------------------------------------------- from the wire
@@ -404,4 +420,5 @@ def status(message: cluster_pb2.GetStatusResponse) -> ClusterStatus:
         message,
         replicas=tuple(_read(Replica, replica) for replica in message.replicas),
         counters=_read(Counters, message.counters),
+        troubles=tuple(_read(Trouble, trouble) for trouble in message.troubles),
     )

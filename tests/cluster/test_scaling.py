@@ -40,11 +40,31 @@ models:
         start_s: 5
         quality: 0.9
         echo: {decode_step_s: 0.01}
-planner: {period_s: 2, horizon_s: 60, asleep_after_s: 10}
+  # Its better half is on nodes that nobody has.
+  - name: faraway
+    variants:
+      - name: absent
+        engine: echo
+        accelerator: l4
+        min_replicas: 0
+        max_replicas: 1
+        start_s: 5
+        echo: {decode_step_s: 0.001}
+      - name: present
+        engine: echo
+        accelerator: cpu
+        cpus_per_replica: 0.1
+        min_replicas: 0
+        max_replicas: 1
+        start_s: 5
+        echo: {decode_step_s: 0.05}
+planner: {period_s: 2, horizon_s: 60, asleep_after_s: 10, no_capacity_s: 4, retry_s: 20}
 # The power of a node that is on makes it worth while to let everything sleep.
 node_groups:
   - {name: cpu, accelerator: cpu, accelerators_per_node: 1, max_nodes: 1, node_power_w: 50}
+  - {name: l4, accelerator: l4, accelerators_per_node: 1, max_nodes: 1}
 """
+NOTHING = {"large": 0, "small": 0, "absent": 0, "present": 0}
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +90,7 @@ async def test_everything_sleeps_until_a_request_comes(sleeper: LiveCluster) -> 
     assert await all_asleep(sleeper)
     plan = await planned(sleeper)
     assert plan.planned
-    assert {each.variant: each.wanted for each in plan.replicas} == {"large": 0, "small": 0}
+    assert {each.variant: each.wanted for each in plan.replicas} == NOTHING
     async with sleeper.client() as client:
         replies = await asyncio.gather(
             *(client.complete("echo", prompt_token_ids=[7, 8], max_tokens=3) for _ in range(5))
@@ -100,10 +120,8 @@ async def test_a_pin_overrules_the_planner_until_it_is_taken_away(sleeper: LiveC
 
     assert await eventually(two), await sleeper.status()
     answer = json.loads(await sleeper.command("plan", "--json"))
-    assert {each["variant"]: each["pinned"] for each in answer["replicas"]} == {
-        "large": True,
-        "small": True,
-    }
+    pinned = [each["variant"] for each in answer["replicas"] if each["pinned"]]
+    assert pinned == ["large", "small"]
     with pytest.raises(RuntimeError, match="pinned"):
         await sleeper.command("plan", "--pin", "small=9")
     await sleeper.command("plan", "--unpin")
@@ -113,3 +131,23 @@ async def test_a_pin_overrules_the_planner_until_it_is_taken_away(sleeper: LiveC
 
     assert await eventually(none), await planned(sleeper)
     await sleeper.assert_serves("echo", min_quality=0.95)
+
+
+async def test_where_nothing_comes_up_the_next_best_is_woken_and_people_are_told(
+    sleeper: LiveCluster,
+) -> None:
+    assert [each.subject for each in (await sleeper.status()).troubles] == []
+    async with sleeper.client() as client:
+        completion = await client.complete("faraway", "hello", max_tokens=1)
+    assert completion.finish.variant == "present"
+    (trouble,) = (await sleeper.status()).troubles
+    assert trouble.subject == "absent"
+    assert "looked for a place" in trouble.reason
+    assert f"! absent: {trouble.reason}" in await sleeper.command("status")
+    remarks = {each.variant: each.trouble for each in (await planned(sleeper)).replicas}
+    assert remarks == {**dict.fromkeys(NOTHING, ""), "absent": remarks["absent"]}
+
+    async def forgotten() -> bool:
+        return not (await sleeper.status()).troubles
+
+    assert await eventually(forgotten), await sleeper.status()

@@ -48,7 +48,9 @@ async def test_a_replica_is_shown_as_it_reported_and_how_long_ago(desk: Desk) ->
     desk.send(LARGE, "a", report=REPORT)
     await settle()
     desk.clock.now_s += 1.5
-    shown = status.cluster(cluster_config(), desk.engines, desk.dispatcher.tally, desk.clock.now_s)
+    shown = status.cluster(
+        cluster_config(), desk.engines, desk.dispatcher.tally, (), desk.clock.now_s
+    )
     replica = next(each for each in shown.replicas if each.replica == "a")
     assert (replica.model, replica.variant, replica.node) == ("m", "large", "node")
     assert (replica.accelerator, replica.state) == ("cpu", "awake")
@@ -63,13 +65,13 @@ async def test_a_replica_is_shown_as_it_reported_and_how_long_ago(desk: Desk) ->
 async def test_leases_are_shown_where_they_are_held_and_in_all(desk: Desk) -> None:
     task = asyncio.create_task(anext(desk.dispatcher.serve(desk.call())))
     await settle()
-    shown = status.cluster(cluster_config(), desk.engines, desk.dispatcher.tally, 0.0)
+    shown = status.cluster(cluster_config(), desk.engines, desk.dispatcher.tally, (), 0.0)
     assert sorted(replica.leases for replica in shown.replicas) == [0, 1]
     counters = shown.counters
     assert (counters.accepted, counters.in_flight, counters.leases) == (1, 1, 1)
     task.cancel()
     await settle()
-    shown = status.cluster(cluster_config(), desk.engines, desk.dispatcher.tally, 0.0)
+    shown = status.cluster(cluster_config(), desk.engines, desk.dispatcher.tally, (), 0.0)
     counters = shown.counters
     assert (counters.cancelled, counters.in_flight, counters.leases) == (1, 0, 0)
 
@@ -77,7 +79,9 @@ async def test_leases_are_shown_where_they_are_held_and_in_all(desk: Desk) -> No
 async def test_a_lost_replica_stays_in_sight(desk: Desk) -> None:
     desk.handles[LARGE].break_connection(next(iter(desk.engines.links)))
     await settle()
-    shown = status.cluster(cluster_config(), desk.engines, desk.dispatcher.tally, desk.clock.now_s)
+    shown = status.cluster(
+        cluster_config(), desk.engines, desk.dispatcher.tally, (), desk.clock.now_s
+    )
     assert {each.replica: each.state for each in shown.replicas} == {"a": "lost", "b": "awake"}
     assert shown.gateway == "g"
     assert shown.policy == "energy"

@@ -1,0 +1,66 @@
+"""What is wrong with the cluster at the moment, in words for operators.
+
+Its own module because a trouble is found in many places (a replica's start, a group of nodes,
+the plan, the line to the planner) and shown in as many (status, plan, metrics).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from cluster import telemetry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from serve.plan_news import Planned
+
+
+TROUBLE = telemetry.Gauge("jouleserve.trouble", "{trouble}", "1 while something is wrong")
+SUBJECT = "jouleserve.subject"
+
+# Parts of Jouleserve that a trouble may concern.
+PLAN = "plan"
+PLANNER = "planner"
+NODES = "nodes"
+
+
+class Trouble(NamedTuple):
+    """Something that is wrong while serving goes on.
+
+    Attributes:
+        subject: a model, a variant, a group of nodes, or the part of Jouleserve that it concerns.
+        reason: one line; what is done about it, where that is not plain.
+
+    """
+
+    subject: str
+    reason: str
+
+
+def of_plan(planned: Planned) -> Iterator[Trouble]:
+    """Name what keeps a plan from being as good as it could be."""
+    for slot, state in planned.slots.items():
+        if state.trouble:
+            yield Trouble(slot.variant, f"no more replicas for now: {state.trouble}")
+    for group, nodes in planned.groups.items():
+        if nodes.trouble:
+            yield Trouble(group, nodes.trouble)
+    for index, key in enumerate(planned.demands):
+        if planned.plan.unserved.get(index, 0.0):
+            # How many is the plan's to say: a reason that changes all the time is none.
+            yield Trouble(
+                key.model,
+                f"some of the {key.service_class} requests that are expected find no replica:"
+                " raise max_replicas, add nodes, or loosen the objectives",
+            )
+    if planned.rejected:
+        yield Trouble(PLAN, f"the newest was not carried out: {planned.rejected}")
+
+
+def observe(read: Callable[[], Iterable[Trouble]]) -> None:
+    """Export each trouble as a one with its reason; one that is over is not there any more."""
+    telemetry.observe_all(
+        TROUBLE,
+        lambda: [(1, {SUBJECT: each.subject, telemetry.REASON: each.reason}) for each in read()],
+    )
