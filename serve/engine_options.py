@@ -26,11 +26,16 @@ OWN_KEYS = {
 }
 """Engine arguments that have a key of their own, which validation and scheduling read."""
 
+RESERVED = frozenset({"scheduler_cls", "worker_extension_cls"})
+"""Engine arguments through which streams of a lost replica go on."""
+
 
 def find_fault(option: str) -> str | None:
     """Say why an engine argument cannot be given, or None when it can."""
     if option in OWN_KEYS:
         return f"use the variant's own key {OWN_KEYS[option]!r}"
+    if option in RESERVED:
+        return "it is set already: streams of a lost replica go on by it"
     known = known_options()
     if known is None or option in known:
         return None

@@ -30,6 +30,7 @@ from serve.engine import (
     EngineStep,
     StepObserver,
 )
+from serve.engine_vllm_resume import ENGINE_ARGUMENTS
 from serve.errors import (
     EngineDeadError,
     EngineFailedError,
@@ -38,7 +39,7 @@ from serve.errors import (
     OverloadedError,
 )
 from serve.lifeline import Lifeline
-from serve.replay_vllm import left_to_do, replay_into
+from serve.replay_vllm import hand_over, replay_into
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
@@ -129,6 +130,7 @@ def engine_arguments(options: VllmOptions) -> dict[str, Any]:
         "disable_log_stats": True,
         # Exact tokens and time of each step, in what that logger is given; logs nothing.
         "enable_logging_iteration_details": True,
+        **ENGINE_ARGUMENTS,
         **options.extra,
     }
 
@@ -153,7 +155,9 @@ class VllmEngine:
 
     async def start(self) -> None:
         """Load the weights in processes of vLLM's own, tens of seconds to minutes."""
-        self._llm = await asyncio.to_thread(self._load)
+        llm = await asyncio.to_thread(self._load)
+        self._llm = llm
+        await llm.collective_rpc("resume_exactly")
 
     async def stop(self) -> None:
         """End vLLM's processes; streams in flight end with EngineDeadError."""
@@ -193,13 +197,12 @@ class VllmEngine:
         """
         llm = self._live()
         parameters = _sampling_parameters(request)
-        prompt = tokens_input(request.prompt_token_ids + request.replayed_token_ids)
-        emitted = replayed = len(request.replayed_token_ids)
-        if replayed:
-            left_to_do(request, parameters)
+        hand_over(request, parameters, llm.model_config)
+        emitted = len(request.replayed_token_ids)
+        if emitted:
             self._replays[request.request_id] = request
         outputs = llm.generate(
-            prompt,
+            tokens_input(request.prompt_token_ids),
             parameters,
             request.request_id,
             trace_headers=request.trace_headers or None,
@@ -207,7 +210,7 @@ class VllmEngine:
         try:
             async for output in outputs:
                 emitted += len(output.outputs[0].token_ids)
-                yield _delta(output, emitted, replayed)
+                yield _delta(output, emitted)
         except (VllmDeadError, VLLMClientError, GracefulHTTPError, EngineGenerateError) as error:
             raise _translate(error) from error
         finally:
@@ -254,14 +257,14 @@ def _sampling_parameters(request: EngineRequest) -> SamplingParams:
     return parameters
 
 
-def _delta(output: RequestOutput, emitted: int, replayed: int) -> EngineDelta:
+def _delta(output: RequestOutput, emitted: int) -> EngineDelta:
     part = output.outputs[0]
-    finish = _finish(output, emitted, replayed) if output.finished else None
+    finish = _finish(output, emitted) if output.finished else None
     logprobs = None if part.logprobs is None else list(part.logprobs)
     return EngineDelta(list(part.token_ids), part.text, logprobs, finish)
 
 
-def _finish(output: RequestOutput, emitted: int, replayed: int) -> EngineFinish:
+def _finish(output: RequestOutput, emitted: int) -> EngineFinish:
     part = output.outputs[0]
     reason = _FINISH_REASONS.get(part.finish_reason or "")
     if reason is None:
@@ -270,7 +273,7 @@ def _finish(output: RequestOutput, emitted: int, replayed: int) -> EngineFinish:
     return EngineFinish(
         reason=reason,
         stop_reason=part.stop_reason,
-        prompt_tokens=len(output.prompt_token_ids or ()) - replayed,
+        prompt_tokens=len(output.prompt_token_ids or ()),
         cached_tokens=output.num_cached_tokens or 0,
         completion_tokens=emitted,
         queue_s=max(0.0, times.scheduled_ts - times.queued_ts),

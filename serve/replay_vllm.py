@@ -1,23 +1,23 @@
 """Lets vLLM go on with a completion that another replica began.
 
-Its own module because it is the one place that reaches into vLLM's output processor. To the
-engine, what was generated before is prompt; to whoever turns tokens into text it is
-completion: text of half a character, text that may yet become a stop string and the count of
-tokens must be as if the stream had never broken.
+Its own module because it is the one place that reaches into vLLM's output processor: text of
+half a character, text that may yet become a stop string and the count of tokens must be as if
+the stream had never broken. What the engine's own processes do is in `engine_vllm_resume`.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import msgspec
-from vllm.v1.engine.detokenizer import BaseIncrementalDetokenizer, IncrementalDetokenizer
+from vllm.v1.engine.detokenizer import IncrementalDetokenizer
 
-from serve.errors import EngineFailedError
+from serve.engine_vllm_resume import REPLAYED
+from serve.errors import EngineRejectedError
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
 
+    from vllm.config import ModelConfig
     from vllm.sampling_params import SamplingParams
     from vllm.v1.engine import EngineCoreRequest
     from vllm.v1.engine.output_processor import OutputProcessor, RequestOutputCollector
@@ -26,26 +26,30 @@ if TYPE_CHECKING:
     from serve.engine import EngineRequest
 
 
-def left_to_do(request: EngineRequest, parameters: SamplingParams) -> None:
-    """Lower what the parameters ask for by what was generated before.
-
-    A seed would begin its sequence again and repeat the same draws, so that it is moved. The
-    engine counts replayed tokens as prompt where penalties tell prompt and completion apart.
+def hand_over(request: EngineRequest, parameters: SamplingParams, model: ModelConfig) -> None:
+    """Put the replayed tokens into the parameters, checked as vLLM checks a prompt.
 
     Raises:
-        EngineFailedError: the output has a structure, which would begin anew.
+        EngineRejectedError: no engine with this model can have generated them.
 
     """
-    if parameters.structured_outputs is not None:
-        raise EngineFailedError(
-            "the replica was lost, and a completion with a structure cannot go on elsewhere:"
-            " send the request again"
-        )
-    done = len(request.replayed_token_ids)
-    parameters.max_tokens = request.max_tokens - done
-    parameters.min_tokens = max(0, parameters.min_tokens - done)
-    if parameters.seed is not None:
-        parameters.seed += done
+    # Nobody else may say what was generated.
+    extra = {k: v for k, v in (parameters.extra_args or {}).items() if k != REPLAYED}
+    replayed = request.replayed_token_ids
+    if replayed:
+        vocabulary = model.get_vocab_size()
+        if not all(0 <= token < vocabulary for token in replayed):
+            raise EngineRejectedError(
+                f"tokens to go on after are out of the vocabulary, which ends at {vocabulary - 1}"
+            )
+        if request.context_tokens >= model.max_model_len:
+            raise EngineRejectedError(
+                f"prompt and tokens to go on after are {request.context_tokens} tokens, and the"
+                f" model's context ends at {model.max_model_len}"
+            )
+        extra[REPLAYED] = replayed
+        parameters.prompt_logprobs = None  # They went with the first tokens.
+    parameters.extra_args = extra or None
 
 
 def replay_into(processor: OutputProcessor, replays: MutableMapping[str, EngineRequest]) -> None:
@@ -79,10 +83,7 @@ def _primed(
     processor: OutputProcessor, request: EngineCoreRequest, replayed: EngineRequest
 ) -> IncrementalDetokenizer:
     """Make a detokenizer that has given the replayed tokens already."""
-    begun = msgspec.structs.replace(request, prompt_token_ids=replayed.prompt_token_ids)
-    detokenizer = IncrementalDetokenizer.from_new_request(processor.tokenizer, begun)
-    if isinstance(detokenizer, BaseIncrementalDetokenizer):
-        detokenizer.min_tokens += len(replayed.replayed_token_ids)
+    detokenizer = IncrementalDetokenizer.from_new_request(processor.tokenizer, request)
     detokenizer.update(replayed.replayed_token_ids, stop_terminated=False)
     detokenizer.get_next_output_text(finished=False, delta=True)
     return detokenizer

@@ -76,7 +76,7 @@ def test_every_mistake_is_reported_at_once_in_the_order_of_lines() -> None:
                 accelerator: cpu
                 kv_cache_gib: 1
                 checkpoint: {path: missing}
-                engine_options: {no_such_option: 1, max_model_len: 5}
+                engine_options: {no_such_option: 1, max_model_len: 5, scheduler_cls: a.B}
         gateway: {grpc_port: 8000}
         service_classes:
           fast: {ttft_s: 1}
@@ -88,7 +88,7 @@ def test_every_mistake_is_reported_at_once_in_the_order_of_lines() -> None:
         (14, "models[0].variants[2].checkpoint"),
         *[
             (15, f"models[0].variants[2].engine_options.{name}")
-            for name in ("max_model_len", "no_such_option")
+            for name in ("max_model_len", "no_such_option", "scheduler_cls")
         ],
         (16, "gateway.http_port"),
         (18, "service_classes.fast.tpot_s"),
