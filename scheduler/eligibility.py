@@ -103,7 +103,7 @@ def fault_of(case: Case, row: int) -> str:
     requests, age_s = outlook.requests[row], case.now_s - outlook.observed_at_s[row]
     free = max(0.0, outlook.kv_capacity_tokens[row] - outlook.kv_tokens[row])
     if not outlook.awake[row]:
-        return "it drains"
+        return "it drains, or rests for the power budget"
     if case.table.replicas[row] in case.avoid:
         return "it has failed this request"
     if requests >= outlook.max_batch[row] + limits.max_waiting:

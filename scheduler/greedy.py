@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from scheduler.solution import Solution, busy_replicas
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from scheduler.instance import Instance, PairTerms
 
@@ -49,8 +49,7 @@ class _Books:
     def room(self, row: int) -> float:
         """Requests/s that a pair's open replicas can still take."""
         pair = self.instance.pairs[row]
-        room = (self.replicas[pair.slot] - self.taken[pair.slot]) * pair.capacity
-        return min(room, self._affordable(pair))
+        return (self.replicas[pair.slot] - self.taken[pair.slot]) * pair.capacity
 
     def fits(self, pair: PairTerms, more: int) -> bool:
         """Whether so many more replicas find nodes and power."""
@@ -61,7 +60,7 @@ class _Books:
         group = self.instance.slots[pair.slot].group
         if nodes[group] > self.instance.groups[group].group.max_nodes:
             return False
-        return self._peak_w(replicas) <= self.instance.budget_w
+        return self.instance.reserved_w(replicas, nodes) <= self.instance.budget_w
 
     def added_cost(self, pair: PairTerms, more: int, carried: float) -> float:
         """Weighted watts of opening so many replicas and giving them a rate."""
@@ -78,25 +77,6 @@ class _Books:
         replicas = list(self.replicas)
         replicas[pair.slot] += more
         return replicas
-
-    def _peak_w(self, replicas: Sequence[int]) -> float:
-        """Power when every awake replica is busy and carries what it was given."""
-        instance = self.instance
-        busy_w = sum(
-            slot.busy_w * count for slot, count in zip(instance.slots, replicas, strict=True)
-        )
-        requests_w = sum(
-            pair.request_j * amount
-            for pair, amount in zip(instance.pairs, self.amounts, strict=True)
-        )
-        return instance.standing_w(replicas, instance.nodes_for(replicas)) + busy_w + requests_w
-
-    def _affordable(self, pair: PairTerms) -> float:
-        """Requests/s that the power budget still allows."""
-        left_w = self.instance.budget_w - self._peak_w(self.replicas)
-        if math.isinf(left_w) or pair.request_j <= 0:
-            return math.inf
-        return max(0.0, left_w / pair.request_j)
 
 
 def solve_greedily(instance: Instance, bound: float = -math.inf) -> Solution:

@@ -156,7 +156,7 @@ def _fitted(
     most = [terms.group.max_nodes for terms in instance.groups]
     for floor, nodes in ((firm, on), (present, most)):
         _make_room(instance, replicas, floor, _draining(instance, census), nodes)
-        _save_power(instance, wanted, replicas, floor)
+        _save_power(instance, replicas, floor)
     return replicas
 
 
@@ -176,23 +176,13 @@ def _make_room(
             replicas[index] -= 1
 
 
-def _save_power(
-    instance: Instance, wanted: Solution, replicas: list[int], floor: Sequence[int]
-) -> None:
-    """Lower counts toward a floor until their idle power keeps the budget."""
+def _save_power(instance: Instance, replicas: list[int], floor: Sequence[int]) -> None:
+    """Lower counts toward a floor until the power budget bears them."""
     for index in range(len(replicas)):
         while replicas[index] > floor[index]:
-            if _within_budget(instance, wanted, replicas, instance.nodes_for(replicas)):
+            if instance.reserved_w(replicas, instance.nodes_for(replicas)) <= instance.budget_w:
                 return
             replicas[index] -= 1
-
-
-def _within_budget(
-    instance: Instance, wanted: Solution, replicas: Sequence[int], nodes: Sequence[int]
-) -> bool:
-    """Whether the budget bears the wanted load at its peak, and the rest idle."""
-    peak_w = instance.standing_w(replicas, nodes) + wanted.peak_load_w(instance)
-    return peak_w <= instance.budget_w
 
 
 def _draining(instance: Instance, census: Census) -> list[int]:
@@ -223,7 +213,7 @@ def _nodes(
             zip(needed, clocks, instance.groups, strict=True)
         )
     ]
-    if not _within_budget(instance, wanted, replicas, nodes):
+    if instance.reserved_w(replicas, nodes) > instance.budget_w:
         nodes = needed
     return tuple(nodes), tuple(clocks)
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from scheduler.capacity import Capability, capability, floor_of, headroom
 from scheduler.plans import Slot
+from scheduler.power import peak_w
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,6 +45,7 @@ class SlotTerms(NamedTuple):
         awake: that are awake or starting.
         idle_w: that an idle replica adds to its accelerators' bare power.
         busy_w: that being busy adds to that.
+        peak_w: that it adds to `idle_w` at the most, whatever it does.
         wake_j: energy to start one.
 
     """
@@ -56,6 +58,7 @@ class SlotTerms(NamedTuple):
     awake: int
     idle_w: float
     busy_w: float
+    peak_w: float
     wake_j: float
 
 
@@ -124,7 +127,7 @@ class Instance:
         loads: to be carried.
         pairs: of loads and slots that suit each other.
         horizon_s: over which the energy of waking and booting is spread.
-        budget_w: not to be exceeded even when every awake replica is busy; inf for none.
+        budget_w: not to be exceeded even with every awake replica at its peak; inf for none.
 
     """
 
@@ -154,6 +157,12 @@ class Instance:
         return sum(
             terms.idle_w * count for terms, count in zip(self.slots, replicas, strict=True)
         ) + sum(terms.node_w * count for terms, count in zip(self.groups, nodes, strict=True))
+
+    def reserved_w(self, replicas: Sequence[float], nodes: Sequence[float]) -> float:
+        """Power of so many replicas on so many nodes, all at their peak."""
+        return self.standing_w(replicas, nodes) + sum(
+            terms.peak_w * count for terms, count in zip(self.slots, replicas, strict=True)
+        )
 
     def waking_w(self, replicas: Sequence[float], nodes: Sequence[float]) -> float:
         """Energy of getting there from what is awake, spread over the horizon."""
@@ -289,6 +298,7 @@ def _slot_terms(
         awake=census.awake.get(slot, 0) + census.starting.get(slot, 0),
         idle_w=max(0.0, variant.context_power_w - placement.accelerators * nodes.bare_power_w),
         busy_w=min(busy_w, default=variant.context_power_w) - variant.context_power_w,
+        peak_w=peak_w(variant) - variant.context_power_w,
         wake_j=placement.start_j,
     )
 
@@ -321,9 +331,6 @@ def _attainable_floors(instance: Instance) -> tuple[SlotTerms, ...]:
 
 def _holds(instance: Instance, replicas: list[int]) -> bool:
     nodes = instance.nodes_for(replicas)
-    busy_w = sum(
-        terms.busy_w * count for terms, count in zip(instance.slots, replicas, strict=True)
-    )
-    return instance.standing_w(replicas, nodes) + busy_w <= instance.budget_w and all(
+    return instance.reserved_w(replicas, nodes) <= instance.budget_w and all(
         count <= terms.group.max_nodes for count, terms in zip(nodes, instance.groups, strict=True)
     )

@@ -13,7 +13,7 @@ pair (s, c) of slot and load:
     s.t. Σ_s (r_sc + d_sc) + u_c = λ_c             Σ_s q_sc + h_c = headroom_c
          Σ_c (r_sc + d_sc + q_sc)/cap_sc ≤ y_s      Σ_c r_sc/cap_sc ≤ b_s
          Σ_c d_sc/duty_sc ≤ y_s − b_s               Σ_s∈k accelerators_s·y_s ≤ accelerators_k·z_k
-         power with everything busy ≤ budget        and rows that all whole solutions obey
+         power with all at their peak ≤ budget    and rows that all whole solutions obey
 
 u and h are 0 where capacity suffices; where it does not, the least possible is found first,
 requests before headroom, and watts are saved only within that.
@@ -201,20 +201,14 @@ def _group_rows(instance: Instance, columns: Columns, rows: _Rows) -> None:
         rows.add([*taken, (nodes + index, -held)], -np.inf, 0.0)
         rows.add([(nodes + index, 1.0), (boots + index, -1.0)], -np.inf, terms.on)
     if np.isfinite(instance.budget_w):
-        rows.add(_peak_power(instance, columns), -np.inf, instance.budget_w)
+        rows.add(_reserved_power(instance, columns), -np.inf, instance.budget_w)
 
 
-def _peak_power(instance: Instance, columns: Columns) -> list[tuple[int, float]]:
-    """Power when every awake replica is busy and headroom is used up."""
-    rates = (columns.full, columns.duty, columns.spare)
+def _reserved_power(instance: Instance, columns: Columns) -> list[tuple[int, float]]:
+    """Power with every awake replica at its peak."""
     return [
-        *((columns.awake.start + i, t.idle_w + t.busy_w) for i, t in enumerate(instance.slots)),
+        *((columns.awake.start + i, t.idle_w + t.peak_w) for i, t in enumerate(instance.slots)),
         *((columns.nodes.start + i, t.node_w) for i, t in enumerate(instance.groups)),
-        *(
-            (kind.start + row, pair.request_j)
-            for row, pair in enumerate(instance.pairs)
-            for kind in rates
-        ),
     ]
 
 

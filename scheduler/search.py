@@ -53,7 +53,7 @@ def best_solution(instance: Instance, limit_s: float) -> tuple[Solution, Solver]
 def serve_with(
     instance: Instance, replicas: Sequence[int], nodes: Sequence[int], limit_s: float
 ) -> Solution | None:
-    """Say what these replicas carry best, whether or not all of them are needed for it.
+    """Say what these replicas carry best, whether or not all are needed, or the budget bears them.
 
     Args:
         instance: whose loads they are to carry.
@@ -62,14 +62,14 @@ def serve_with(
         limit_s: for the search.
 
     Returns:
-        None when time was too short, or when they break the power budget by idling.
+        None when time was too short.
 
     """
     standing = replace(
         instance,
         slots=tuple(terms._replace(idle_w=0.0, wake_j=0.0) for terms in instance.slots),
         groups=tuple(terms._replace(node_w=0.0, price_w=0.0) for terms in instance.groups),
-        budget_w=instance.budget_w - instance.standing_w(replicas, nodes),
+        budget_w=math.inf,
     )
     none = [0] * len(instance.slots)
     served = solve(standing, limit_s=limit_s, floors=none, ceilings=replicas)

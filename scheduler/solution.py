@@ -55,15 +55,6 @@ class Solution:
         )
         return instance.standing_w(self.replicas, self.nodes) + busy_w + requests_w
 
-    def peak_load_w(self, instance: Instance) -> float:
-        """Power above idle when every awake replica is busy and no headroom is left."""
-        return sum(
-            terms.busy_w * count for terms, count in zip(instance.slots, self.replicas, strict=True)
-        ) + sum(
-            pair.request_j * (rate + more)
-            for pair, rate, more in zip(instance.pairs, self.rates, self.spare, strict=True)
-        )
-
     def cost(self, instance: Instance) -> float:
         """Weighted watts, headroom and getting there included: what a solver makes small."""
         weights = [instance.groups[terms.group].weight for terms in instance.slots]

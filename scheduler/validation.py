@@ -100,9 +100,9 @@ def _falls_short(plan: Plan, fresh: PlanInput, instance: Instance) -> str:
         return ""
     planned = [plan.replicas.get(terms.slot, 0) for terms in instance.slots]
     nodes = [plan.nodes.get(terms.group.name, 0) for terms in instance.groups]
-    idle_w = instance.standing_w(planned, nodes)
-    if idle_w > instance.budget_w * (1 + ROUNDING):
-        return f"it draws {idle_w:.0f} W idle of a budget of {instance.budget_w:.0f} W"
+    reserved_w = instance.reserved_w(planned, nodes)
+    if reserved_w > instance.budget_w * (1 + ROUNDING):
+        return f"it may draw {reserved_w:.0f} W, of a power budget of {instance.budget_w:.0f} W"
     carried = serve_with(instance, planned, nodes, fresh.settings.solve_limit_s / 3)
     if carried is None:
         return "the time was too short to look at it again"

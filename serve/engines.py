@@ -94,6 +94,7 @@ class Engines:
         self.leases = LeaseBook()
         self.links: dict[ReplicaId, Link] = {}
         self.reports: dict[ReplicaId, ReplicaReport] = {}
+        self.workers: frozenset[ReplicaId] | None = None
         self.prefixes = PrefixIndex()
         self._board = FleetBoard(variants, self.leases, prefixes=self.prefixes, calibrated=True)
         self._handles = handles
@@ -128,7 +129,7 @@ class Engines:
                 self._link(replica, variant, node)
             elif known.state is LinkState.DRAINING:  # Ray listed it no more, and does again
                 known.resume()
-                self._board.resume(replica)
+                self._set_working(replica)
         for replica, link in list(self.links.items()):
             if link.variant == variant and replica not in replicas:
                 link.drain()
@@ -167,6 +168,8 @@ class Engines:
             report = frame.report._replace(observed_at_s=self._clock())
             self.reports[link.replica] = report
             self._board.report(link.replica, link.variant, report)
+            if self.rests(link.replica):
+                self._set_working(link.replica)
             self._tell()
         for part in frame.streams:
             attempt = self._attempts.get(part.stream)
@@ -228,6 +231,43 @@ class Engines:
         if sleepers != self._board.sleepers:
             self._board.sleepers = sleepers
             self._tell()
+
+    def permit(self, workers: frozenset[ReplicaId] | None) -> None:
+        """Give new work to these alone; None for all."""
+        if workers == self.workers:
+            return
+        self.workers = workers
+        for replica in self.links:
+            self._set_working(replica)
+        self._tell()
+
+    def rests(self, replica: ReplicaId) -> bool:
+        """Whether it takes no new work, for the power budget's sake."""
+        return self.workers is not None and replica not in self.workers
+
+    def _set_working(self, replica: ReplicaId) -> None:
+        """Let a replica take work or not, as its line and the power budget are."""
+        if self.links[replica].state is LinkState.DRAINING or self.rests(replica):
+            self._board.drain(replica)
+        else:
+            self._board.resume(replica)
+
+    def members(self) -> dict[ReplicaId, VariantName]:
+        """Replicas that serve, by name."""
+        return {
+            replica: link.variant
+            for replica, link in self.links.items()
+            if link.state is LinkState.AWAKE
+        }
+
+    def busy(self) -> frozenset[ReplicaId]:
+        """Replicas that have work, of this gateway or of others."""
+        reported = (
+            replica
+            for replica, report in self.reports.items()
+            if report.running_requests + report.waiting_requests
+        )
+        return frozenset((*reported, *(each.replica for each in self._attempts.values())))
 
     def sleeping(self) -> frozenset[VariantName]:
         """Variants of which a replica could be woken."""

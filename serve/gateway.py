@@ -130,13 +130,14 @@ class Gateway:
             self._found = self._own_troubles()
 
     def _plan_link(self, planner: RayPlannerHandle) -> PlanLink:
-        return PlanLink(
-            planner.exchange,
-            self._news,
-            lambda news: self._engines.know_sleepers(news.sleepers),
-        )
+        def hear(news: PlanNews) -> None:
+            self._engines.know_sleepers(news.sleepers)
+            self._engines.permit(news.workers)
+
+        return PlanLink(planner.exchange, self._news, hear)
 
     def _news(self) -> GatewayNews:
+        budgeted = self._config.planner.power_budget_w is not None
         return GatewayNews(
             gateway=self._name,
             traffic=self._traffic.totals(),
@@ -146,6 +147,8 @@ class Gateway:
             power_w=self._engines.power_w(),
             lost=self._engines.out_of_reach(),
             strained=self._traffic.strained(),
+            awake=self._engines.members() if budgeted else {},
+            busy=self._engines.busy() if budgeted else frozenset(),
         )
 
     # ── gRPC: jouleserve.v1 ─────────────────────────────────────────────────
@@ -252,12 +255,18 @@ class Gateway:
         awake = self._engines.awake()
         ready = {name for name, count in awake.items() if count}
         if self._config.gateway.hold_timeout_s:
-            ready |= self._engines.sleeping()
+            ready |= self._engines.sleeping() | self._coming()
         return tuple(
             Trouble(model.name, "no replica is awake, and none can be woken")
             for model in self._config.models
             if not any(VariantName(variant.name) in ready for variant in model.variants)
         )
+
+    def _coming(self) -> frozenset[VariantName]:
+        """Name the variants of which a replica starts."""
+        planned = None if self._plan is None else self._plan.latest.planned
+        slots = {} if planned is None else planned.slots
+        return frozenset(slot.variant for slot, state in slots.items() if state.starting)
 
     def _own_troubles(self) -> tuple[Trouble, ...]:
         return (*self._unserved(), *(() if self._plan is None else self._plan.silence()))

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from scheduler.fleet import Sleeper
     from scheduler.plans import Demand, NodeGroupName, Plan, Slot
-    from scheduler.requests import ModelName, VariantName
+    from scheduler.requests import ModelName, ReplicaId, VariantName
     from scheduler.steps import StepModel
     from scheduler.traffic import Traffic
     from serve.troubles import Trouble
@@ -40,6 +40,8 @@ class GatewayNews:
         power_w: that all replicas together have reported; None before any has.
         lost: replicas that it had a line to and cannot reach any more.
         strained: whether requests have come for which another replica should be awake.
+        awake: replicas that it has a line to; empty where no power budget asks for it.
+        busy: of these, those that have work.
 
     """
 
@@ -51,6 +53,8 @@ class GatewayNews:
     power_w: float | None = None
     lost: frozenset[str] = frozenset()
     strained: bool = False
+    awake: Mapping[ReplicaId, VariantName] = field(default_factory=dict)
+    busy: frozenset[ReplicaId] = frozenset()
 
 
 class SlotState(NamedTuple):
@@ -107,6 +111,7 @@ class PlanNews:
         sleepers: of which one more replica could be woken.
         power_w: that replicas draw now, as gateways have it from their reports.
         troubles: that keep the plan from being made, carried out, or as good as it could be.
+        workers: replicas that may take new work; None for all of them.
 
     """
 
@@ -115,3 +120,4 @@ class PlanNews:
     sleepers: tuple[Sleeper, ...] = ()
     power_w: float | None = None
     troubles: tuple[Trouble, ...] = ()
+    workers: frozenset[ReplicaId] | None = None

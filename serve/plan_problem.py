@@ -151,6 +151,11 @@ def _unit(config: Config, accelerator: str) -> float:
     return min(1.0, *units, 1.0)
 
 
+def accelerators_of(config: Config, entry: VariantConfig) -> int:
+    """Say how many accelerators, or parts of a CPU core, a replica takes."""
+    return math.ceil(round(entry.units / _unit(config, entry.accelerator), 6))
+
+
 def _shares(config: Config, accelerator: str, accelerators: int) -> int:
     return max(1, math.floor(accelerators / _unit(config, accelerator) + _ROUNDING))
 
@@ -172,7 +177,6 @@ def _found(config: Config, name: NodeGroupName, accelerator: str, state: GroupSt
 def _placement(config: Config, entry: VariantConfig, situation: Situation) -> Placement:
     name = VariantName(entry.name)
     slot = slot_of(config, entry)
-    unit = _unit(config, entry.accelerator)
     least, most = bounds(config, entry)
     if name in situation.obstacles:
         # What is there may stay; nothing is to be expected beyond that.
@@ -181,7 +185,7 @@ def _placement(config: Config, entry: VariantConfig, situation: Situation) -> Pl
     return Placement(
         variant=name,
         group=slot.group,
-        accelerators=math.ceil(round(entry.units / unit, 6)),
+        accelerators=accelerators_of(config, entry),
         start_s=start_s,
         start_j=start_s * context_power_w(entry),
         min_replicas=min(least, most),

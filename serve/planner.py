@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from cluster.nodes import GroupState
 from scheduler.fleet import Sleeper
-from scheduler.requests import ModelName, VariantName
+from scheduler.requests import ModelName, ReplicaId, VariantName
 from scheduler.traffic import Traffic
 from scheduler.validation import Rejected
 from serve import troubles
@@ -27,6 +27,7 @@ from serve.plan_news import (
     StreamKey,
 )
 from serve.plan_problem import Situation, bounds, group_of, problem, slot_of
+from serve.power_budget import PowerBudget
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -108,6 +109,8 @@ class Planner:
         self._zombies: Mapping[VariantName, int] = {}
         self._planned_without: frozenset[str] = frozenset()
         self._planned: Planned | None = None
+        self._seen_last: Situation | None = None
+        self._budget = PowerBudget()
 
     def configure(self, config: Config, variants: Mapping[VariantName, Variant]) -> None:
         """Go on with another configuration; what was learnt stays."""
@@ -128,14 +131,19 @@ class Planner:
         for name, steps in news.steps.items():
             if name in self._variants:
                 self._variants[name] = replace(self._variants[name], steps=steps)
+        self._keep_budget(now_s)
         return self.news(now_s)
 
     def news(self, now_s: float) -> PlanNews:
         """Say what is planned."""
         planned = self._planned
         age_s = now_s - planned.plan.made_at_s if planned else 0.0
-        told = tuple(troubles.of_plan(planned)) if planned else ()
-        return PlanNews(planned, age_s, self._sleepers(), self._power_w(), told)
+        told = (
+            *(troubles.of_plan(planned) if planned else ()),
+            *((troubles.RESTING,) if self._somebody_rests() else ()),
+        )
+        sleepers, power_w = self._sleepers(), self._power_w()
+        return PlanNews(planned, age_s, sleepers, power_w, told, self._budget.workers)
 
     def urgent(self) -> bool:
         """Whether requests wait, or come, for which something should be awake that is not."""
@@ -194,18 +202,53 @@ class Planner:
         self._zombies = observed.deployed.zombies
         self._planned_without = self._lost()
         self._time_starts(observed)
-        in_the_way = {}
+        in_the_way, boots_s = {}, {}
         for _, entry in self._config.variants():
-            state = observed.nodes.get(group_of(self._config, entry.accelerator))
-            if state is not None and state.trouble:
-                in_the_way[VariantName(entry.name)] = state.trouble
-        self._obstacles.note(observed.deployed, in_the_way, observed.now_s)
+            name, group = VariantName(entry.name), group_of(self._config, entry.accelerator)
+            state = observed.nodes.get(group, GroupState())
+            if state.trouble:
+                in_the_way[name] = state.trouble
+            if state.ready < self._nodes_wanted(group):
+                boots_s[name] = self._boot_s(group)
+        self._obstacles.note(observed.deployed, in_the_way, boots_s, observed.now_s)
         obstacles = {
             name: reason for name in self._variants if (reason := self._obstacles.reason(name))
         }
-        return Situation(
+        self._seen_last = Situation(
             observed.now_s, observed.deployed, observed.nodes, dict(self._start_s), obstacles
         )
+        return self._seen_last
+
+    def _keep_budget(self, now_s: float) -> None:
+        """See who has to rest; before the first look nobody is known."""
+        if self._seen_last is None:
+            return
+        self._budget.keep(
+            self._config,
+            self._variants,
+            self._seen_last,
+            wanted=self.targets(),
+            awake=self._awake(),
+            busy=frozenset().union(*(each.news.busy for each in self._gateways.values())),
+            now_s=now_s,
+        )
+
+    def _awake(self) -> dict[ReplicaId, VariantName]:
+        return {
+            replica: name
+            for each in self._gateways.values()
+            for replica, name in each.news.awake.items()
+        }
+
+    def _somebody_rests(self) -> bool:
+        workers = self._budget.workers
+        return workers is not None and not workers.issuperset(self._awake())
+
+    def _nodes_wanted(self, group: NodeGroupName) -> int:
+        return self._planned.plan.nodes.get(group, 0) if self._planned else 0
+
+    def _boot_s(self, group: NodeGroupName) -> float:
+        return next((each.boot_s for each in self._config.node_groups if each.name == group), 0.0)
 
     def _lost(self) -> frozenset[str]:
         """Name the replicas that every gateway has lost."""
@@ -255,7 +298,7 @@ class Planner:
                 starting=census.starting.get(slot, 0),
                 draining=census.draining.get(slot, 0),
                 pinned=entry.name in self._config.planner.pinned,
-                trouble=situation.obstacles.get(slot.variant, ""),
+                trouble=self._obstacles.latest(slot.variant),
             )
         nodes = {}
         for name in draft.plan_input.groups:
@@ -274,11 +317,11 @@ class Planner:
         for _, entry in self._config.variants():
             state = planned.slots.get(slot_of(self._config, entry))
             _, most = bounds(self._config, entry)
-            if not entry.scalable or state is None or state.trouble:
+            name = VariantName(entry.name)
+            if not entry.scalable or state is None or self._obstacles.reason(name):
                 continue
             if state.awake + state.starting >= most:
                 continue
-            name = VariantName(entry.name)
             start_s = self._start_s.get(name, entry.start_s)
             sleepers.append(Sleeper(name, start_s, start_s * self._variants[name].context_power_w))
         return tuple(sleepers)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from protos.jouleserve.v1 import cluster_pb2, inference_pb2
 from scheduler.fleet import ReplicaReport
 from scheduler.requests import VariantName
+from serve.link import LinkState
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -99,7 +100,7 @@ def _replica(config: Config, engines: Engines, link: Link, now_s: float) -> clus
         replica=link.replica,
         node=link.node,
         accelerator=variant.accelerator,
-        state=link.state,
+        state=_state(engines, link),
         age_s=now_s - report.observed_at_s,
         running_requests=report.running_requests,
         waiting_requests=report.waiting_requests,
@@ -111,3 +112,8 @@ def _replica(config: Config, engines: Engines, link: Link, now_s: float) -> clus
         energy_j=report.energy_j,
         leases=engines.leases.held(link.replica),
     )
+
+
+def _state(engines: Engines, link: Link) -> str:
+    rests = link.state is LinkState.AWAKE and engines.rests(link.replica)
+    return "resting" if rests else link.state

@@ -23,6 +23,7 @@ SUBJECT = "jouleserve.subject"
 PLAN = "plan"
 PLANNER = "planner"
 NODES = "nodes"
+POWER = "power"
 
 
 class Trouble(NamedTuple):
@@ -42,7 +43,7 @@ def of_plan(planned: Planned) -> Iterator[Trouble]:
     """Name what keeps a plan from being as good as it could be."""
     for slot, state in planned.slots.items():
         if state.trouble:
-            yield Trouble(slot.variant, f"no more replicas for now: {state.trouble}")
+            yield Trouble(slot.variant, f"no more replicas came up: {state.trouble}")
     for group, nodes in planned.groups.items():
         if nodes.trouble:
             yield Trouble(group, nodes.trouble)
@@ -56,6 +57,11 @@ def of_plan(planned: Planned) -> Iterator[Trouble]:
             )
     if planned.rejected:
         yield Trouble(PLAN, f"the newest was not carried out: {planned.rejected}")
+
+
+RESTING = Trouble(
+    POWER, "the budget bears fewer replicas at their peak than are awake: some take no new work"
+)
 
 
 def observe(read: Callable[[], Iterable[Trouble]]) -> None:

@@ -11,7 +11,7 @@ import pytest
 from tests.cluster.live_cluster import LiveCluster, eventually, running
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Awaitable, Callable, Iterator
 
     from protos.jouleserve.client import Plan
 
@@ -58,11 +58,11 @@ models:
         max_replicas: 1
         start_s: 5
         echo: {decode_step_s: 0.05}
-planner: {period_s: 2, horizon_s: 60, asleep_after_s: 10, no_capacity_s: 4, retry_s: 20}
+planner: {period_s: 2, horizon_s: 60, asleep_after_s: 10, no_capacity_s: 20}
 # The power of a node that is on makes it worth while to let everything sleep.
 node_groups:
   - {name: cpu, accelerator: cpu, accelerators_per_node: 1, max_nodes: 1, node_power_w: 50}
-  - {name: l4, accelerator: l4, accelerators_per_node: 1, max_nodes: 1}
+  - {name: l4, accelerator: l4, accelerators_per_node: 1, max_nodes: 1, boot_s: 0}
 """
 NOTHING = {"large": 0, "small": 0, "absent": 0, "present": 0}
 
@@ -84,6 +84,16 @@ async def awake(cluster: LiveCluster) -> int:
 
 async def all_asleep(cluster: LiveCluster) -> bool:
     return not (await cluster.status()).replicas
+
+
+def is_idle(cluster: LiveCluster) -> Callable[[], Awaitable[bool]]:
+    """Ask whether nothing is awake, and nothing is expected: whatever is woken next is so alone."""
+
+    async def idle() -> bool:
+        expected = sum(each.requests_per_s for each in (await planned(cluster)).demands)
+        return expected == 0.0 and await all_asleep(cluster)
+
+    return idle
 
 
 async def test_everything_sleeps_until_a_request_comes(sleeper: LiveCluster) -> None:
@@ -136,18 +146,19 @@ async def test_a_pin_overrules_the_planner_until_it_is_taken_away(sleeper: LiveC
 async def test_where_nothing_comes_up_the_next_best_is_woken_and_people_are_told(
     sleeper: LiveCluster,
 ) -> None:
-    assert [each.subject for each in (await sleeper.status()).troubles] == []
+    assert await eventually(is_idle(sleeper)), await planned(sleeper)
+    assert (await sleeper.status()).troubles == ()
     async with sleeper.client() as client:
         completion = await client.complete("faraway", "hello", max_tokens=1)
     assert completion.finish.variant == "present"
+
+    async def told() -> bool:
+        return bool((await sleeper.status()).troubles)
+
+    assert await eventually(told), await planned(sleeper)
     (trouble,) = (await sleeper.status()).troubles
     assert trouble.subject == "absent"
     assert "looked for a place" in trouble.reason
     assert f"! absent: {trouble.reason}" in await sleeper.command("status")
     remarks = {each.variant: each.trouble for each in (await planned(sleeper)).replicas}
     assert remarks == {**dict.fromkeys(NOTHING, ""), "absent": remarks["absent"]}
-
-    async def forgotten() -> bool:
-        return not (await sleeper.status()).troubles
-
-    assert await eventually(forgotten), await sleeper.status()

@@ -120,7 +120,7 @@ class Replica(_message.Message):
     node: _builtins.str
     accelerator: _builtins.str
     state: _builtins.str
-    """starting, awake, draining or lost."""
+    """starting, awake, resting (it takes no new work, for the power budget's sake), draining or lost."""
     age_s: _builtins.float
     """Age of the newest report."""
     running_requests: _builtins.int
