@@ -36,7 +36,7 @@ class PlannerConfig(Section):
     """Silence after which requests of a class are expected no more, so that variants with
     `min_replicas` 0 may all sleep; the next request waits for one to wake."""
     power_budget_w: Annotated[float, Field(gt=0)] | None = None
-    """Watts that plans stay within, everything counted; by default no bound."""
+    """Watts that replicas and nodes stay within at their peak; by default no bound."""
     pinned: dict[str, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
     """Replicas of variants, by name, whatever the planner would have; the rest is planned around
     them. `jouleserve plan --pin bf16=2` sets them in a running cluster."""
