@@ -286,7 +286,7 @@ class GatewayConfig(Section):
     """Replicas and gateways that may be lost under one request before it fails."""
     hold_timeout_s: Annotated[float, Field(ge=0)] = 120.0
     """Longest that a request waits for a replica while none is awake; 0 refuses it at once."""
-    max_held_requests: Annotated[int, Field(ge=0)] = 256
+    max_held_requests: Annotated[int, Field(ge=0)] = 1024
     """That wait so in one gateway; more are refused at once."""
 
     def find_faults(self) -> Iterator[Fault]:

@@ -43,6 +43,10 @@ RAY_ENVIRONMENT: Mapping[str, str] = {
     # Old HAProxy processes live on after a reload for the streams they carry; Ray's 120 s would
     # cut those that last longer.
     "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "3600",
+    # A node that has vanished is gone after 3 s; Ray takes 15 s by itself, and tries to start
+    # replicas there meanwhile.
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_failure_threshold": "3",
     # Ray would keep a gateway's port unused for as long; with one application an old process
     # that still knows the port can only reach another gateway of ours.
     "RAY_SERVE_PORT_QUARANTINE_S": "60",
