@@ -22,6 +22,8 @@ _AWAKE = frozenset({"RUNNING", "PENDING_MIGRATION"})
 _STARTING = frozenset({"STARTING", "UPDATING", "RECOVERING"})
 _FAILED = frozenset({"UNHEALTHY", "DEPLOY_FAILED"})
 _NEVER_CAME_UP = "failed to start"
+# Its process or its node is gone, which says nothing of the next one.
+_DIED = "ActorDiedError"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,7 @@ class Deployed:
         seekers: of those that start, those that have no node yet, with the seconds since the
             oldest one was asked for.
         failures: what keeps replicas of a variant from coming up.
+        deaths: variants of which a replica died while it started, and how.
         running: those that serve, each with when it was asked for.
         nodes: that hold a replica, by variant.
         zombies: of those that Ray Serve takes for running, those that nobody reaches; they
@@ -63,6 +66,7 @@ class Deployed:
     draining: Mapping[VariantName, int] = field(default_factory=dict)
     seekers: Mapping[VariantName, float] = field(default_factory=dict)
     failures: Mapping[VariantName, str] = field(default_factory=dict)
+    deaths: Mapping[VariantName, str] = field(default_factory=dict)
     running: tuple[Started, ...] = ()
     nodes: Mapping[VariantName, frozenset[str]] = field(default_factory=dict)
     zombies: Mapping[VariantName, int] = field(default_factory=dict)
@@ -94,6 +98,7 @@ def deployed(details: Mapping[str, Any], variants: Iterable[VariantName], now_s:
     draining: Counter[VariantName] = Counter()
     seekers: dict[VariantName, float] = {}
     failures: dict[VariantName, str] = {}
+    deaths: dict[VariantName, str] = {}
     running: list[Started] = []
     nodes: dict[VariantName, frozenset[str]] = {}
     for name in variants:
@@ -117,8 +122,8 @@ def deployed(details: Mapping[str, Any], variants: Iterable[VariantName], now_s:
         message = deployment.get("message") or ""
         # A replica that has died makes it unhealthy too, and is replaced; that is no obstacle.
         if _word(deployment["status"]) in _FAILED and _NEVER_CAME_UP in message:
-            failures[name] = last_line(message)
-    return Deployed(awake, starting, draining, seekers, failures, tuple(running), nodes)
+            (deaths if _DIED in message else failures)[name] = last_line(message)
+    return Deployed(awake, starting, draining, seekers, failures, deaths, tuple(running), nodes)
 
 
 def _word(state: object) -> str:

@@ -95,6 +95,7 @@ class Engines:
         self.links: dict[ReplicaId, Link] = {}
         self.reports: dict[ReplicaId, ReplicaReport] = {}
         self.workers: frozenset[ReplicaId] | None = None
+        self.coming: frozenset[VariantName] = frozenset()
         self.prefixes = PrefixIndex()
         self._board = FleetBoard(variants, self.leases, prefixes=self.prefixes, calibrated=True)
         self._handles = handles

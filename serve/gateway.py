@@ -132,6 +132,7 @@ class Gateway:
     def _plan_link(self, planner: RayPlannerHandle) -> PlanLink:
         def hear(news: PlanNews) -> None:
             self._engines.know_sleepers(news.sleepers)
+            self._engines.coming = news.coming()
             self._engines.permit(news.workers)
 
         return PlanLink(planner.exchange, self._news, hear)
@@ -255,18 +256,12 @@ class Gateway:
         awake = self._engines.awake()
         ready = {name for name, count in awake.items() if count}
         if self._config.gateway.hold_timeout_s:
-            ready |= self._engines.sleeping() | self._coming()
+            ready |= self._engines.sleeping() | self._engines.coming
         return tuple(
             Trouble(model.name, "no replica is awake, and none can be woken")
             for model in self._config.models
             if not any(VariantName(variant.name) in ready for variant in model.variants)
         )
-
-    def _coming(self) -> frozenset[VariantName]:
-        """Name the variants of which a replica starts."""
-        planned = None if self._plan is None else self._plan.latest.planned
-        slots = {} if planned is None else planned.slots
-        return frozenset(slot.variant for slot, state in slots.items() if state.starting)
 
     def _own_troubles(self) -> tuple[Trouble, ...]:
         return (*self._unserved(), *(() if self._plan is None else self._plan.silence()))

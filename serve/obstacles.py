@@ -46,6 +46,7 @@ class Obstacles:
         self._retry_s = retry_s
         self._known: dict[VariantName, _Obstacle] = {}
         self._awake: dict[VariantName, int] = {}
+        self._died_at_s: dict[VariantName, float] = {}
         self._now_s = 0.0
 
     def note(
@@ -71,6 +72,10 @@ class Obstacles:
                 self._found(name, why, now_s)
         for name, failure in deployed.failures.items():
             self._found(name, failure, now_s)
+        self._died_at_s = {name: self._died_at_s.get(name, now_s) for name in deployed.deaths}
+        for name, since_s in self._died_at_s.items():
+            if now_s - since_s >= self._patience(name):
+                self._found(name, deployed.deaths[name], now_s)
         for name, known in list(self._known.items()):
             came_up = name in self._awake and deployed.awake.get(name, 0) > self._awake[name]
             if came_up or now_s >= known.until_s + self._retry_s:

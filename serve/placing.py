@@ -10,6 +10,7 @@ import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING, assert_never
 
+from scheduler.eligibility import unfit_for
 from scheduler.routing import Decision, Limits, NoReplica, route
 from serve.errors import JouleserveError, NoReplicaError, OverloadedError, UnattainableError
 
@@ -75,7 +76,7 @@ class Placer:
         verdict = self._choose(journey, request)
         if not journey.losses:
             self._traffic.came(journey, request, verdict)
-        if isinstance(verdict, NoReplica) and self._worth_waiting(journey, verdict):
+        if isinstance(verdict, NoReplica) and self._worth_waiting(journey, request, verdict):
             verdict = await self._hold(journey, request, verdict)
         if isinstance(verdict, NoReplica):
             raise _refusal(verdict)
@@ -103,12 +104,17 @@ class Placer:
             explain=journey.call.wishes.explain,
         )
 
-    def _worth_waiting(self, journey: Journey, verdict: NoReplica) -> bool:
-        """Whether time can help: a replica may wake; or tokens are at stake."""
+    def _worth_waiting(self, journey: Journey, request: Request, verdict: NoReplica) -> bool:
+        """Whether time can help: a replica starts, or may wake; or tokens are at stake."""
         if not self._hold_timeout_s or verdict.kind == "unattainable":
             return False
         asleep = verdict.kind == "none_awake" or verdict.wake is not None
-        return asleep or journey.tokens > 0
+        return asleep or journey.tokens > 0 or self._one_is_coming(request)
+
+    def _one_is_coming(self, request: Request) -> bool:
+        known = self._engines.believed()
+        coming = [known[name] for name in self._engines.coming if name in known]
+        return any(each.model == request.model and not unfit_for(request, each) for each in coming)
 
     async def _hold(
         self, journey: Journey, request: Request, verdict: NoReplica

@@ -121,3 +121,8 @@ class PlanNews:
     power_w: float | None = None
     troubles: tuple[Trouble, ...] = ()
     workers: frozenset[ReplicaId] | None = None
+
+    def coming(self) -> frozenset[VariantName]:
+        """Name the variants of which a replica starts."""
+        slots = {} if self.planned is None else self.planned.slots
+        return frozenset(slot.variant for slot, state in slots.items() if state.starting)

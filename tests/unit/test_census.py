@@ -165,6 +165,13 @@ def test_what_never_came_up_is_a_failure_with_the_telling_line(status: object) -
     assert there.failures == {BIG: "RuntimeError: no such weights"}
 
 
+def test_one_whose_process_or_node_is_gone_while_it_starts_has_died() -> None:
+    died = "A replica failed to start with exception.\nray.exceptions.ActorDiedError: it is dead"
+    there = read(big=deployment(status="UNHEALTHY", message=died))
+    assert there.failures == {}
+    assert there.deaths == {BIG: "ray.exceptions.ActorDiedError: it is dead"}
+
+
 @pytest.mark.parametrize("status", ["HEALTHY", "UPDATING", "UPSCALING", "DOWNSCALING"])
 def test_a_deployment_that_is_not_said_to_fail_has_no_failure(status: str) -> None:
     assert read(big=deployment(status=status, message=NEVER_UP)).failures == {}

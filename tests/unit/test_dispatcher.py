@@ -378,6 +378,24 @@ async def test_a_call_waits_no_longer_than_it_may() -> None:
         each.close()
 
 
+async def test_a_call_that_finds_all_full_waits_if_a_replica_is_coming() -> None:
+    desk = Desk(cluster_config(max_waiting=0, hold_timeout_s=60.0))
+    await desk.wake({LARGE: ["a"]})
+    desk.send(LARGE, "a", report=ReplicaReport(0.0, running_requests=1000))
+    await settle()
+    with pytest.raises(OverloadedError):
+        await Reading(desk).task
+    desk.engines.coming = frozenset({SMALL})
+    reading = Reading(desk)
+    await settle()
+    assert not reading.task.done()
+    await desk.wake({SMALL: ["b"]})
+    await submitted(desk)
+    desk.send(SMALL, "b", ending(1, [5], [5]), accepted=[1])
+    await reading.task
+    desk.close()
+
+
 async def test_no_more_calls_wait_than_may() -> None:
     desk = Desk(cluster_config(hold_timeout_s=60.0, max_held_requests=1))
     waiting = Reading(desk)

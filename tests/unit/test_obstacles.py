@@ -148,3 +148,14 @@ def test_the_second_time_a_replica_may_look_for_twice_as_long(obstacles: Obstacl
     assert obstacles.reason(BIG) == ""
     obstacles.note(seeking(2 * PATIENCE_S), {}, {}, 301.0)
     assert obstacles.reason(BIG)
+
+
+def test_one_that_died_while_it_started_is_no_obstacle_unless_none_comes_after_it(
+    obstacles: Obstacles,
+) -> None:
+    died = Deployed(starting={BIG: 1}, deaths={BIG: "the actor died"})
+    obstacles.note(died, {}, {}, 100.0)
+    obstacles.note(died, {}, {}, 100.0 + PATIENCE_S - 1)
+    assert obstacles.reason(BIG) == ""
+    obstacles.note(died, {}, {}, 100.0 + PATIENCE_S)
+    assert obstacles.reason(BIG) == "the actor died"
