@@ -111,13 +111,20 @@ class Stream:
         self.forecaster.observe(now_s, self.requests_per_s)
         self._sure_per_s = sure_rate(traffic.requests, period_s)
         kept = math.exp(-period_s / MEMORY_S)
-        self._requests = kept * self._requests + traffic.requests
-        self._completions = kept * self._completions + traffic.completions
+        self._requests *= kept
+        self._completions *= kept
+        self.lengths(traffic)
+        if traffic.requests:
+            self._steer(traffic.crowded / traffic.requests, period_s)
+
+    def lengths(self, traffic: Traffic) -> None:
+        """Learn how long requests are, and nothing of how many come."""
+        self._requests += traffic.requests
+        self._completions += traffic.completions
         if traffic.requests:
             mean = traffic.prompt_tokens / traffic.requests
             weight = traffic.requests / self._requests
             self.prompt_tokens += weight * (mean - self.prompt_tokens)
-            self._steer(traffic.crowded / traffic.requests, period_s)
         if traffic.completions:
             weight = traffic.completions / self._completions
             mean = traffic.completion_tokens / traffic.completions

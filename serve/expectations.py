@@ -72,27 +72,43 @@ class Expectations:
 
         """
         horizon_s = config.planner.horizon_s
-        rates: dict[ModelName, float] = {}
-        for key, stream in self._streams.items():
-            rates[key.model] = rates.get(key.model, 0.0) + stream.requests_per_s
+        shares = self._shares()
         demands = {}
-        for key in sorted({*self._streams, *held}):
+        for key in sorted({*self._streams, *self._pending, *held}):
             given = config.service_classes.get(key.service_class)
             if given is None:
                 continue
-            stream = self._streams.setdefault(key, Stream())
             objective = Objective(given.ttft_s, given.tpot_s, given.min_quality)
-            demand = stream.demand(key.model, objective, now_s, horizon_s)
+            demand = self._stream(key).demand(key.model, objective, now_s, horizon_s)
             if now_s - self._came_at_s.get(key, now_s) > config.planner.asleep_after_s:
                 # A forecast fades for hours; who may sleep is not to lie awake for its tail.
                 demand = replace(demand, requests_per_s=0.0, upper_requests_per_s=0.0)
-            total = rates.get(key.model, 0.0)
-            share = stream.requests_per_s / total if total else 0.0
             upper = max(demand.upper_requests_per_s, self._sure_per_s(key, now_s))
-            upper += share * backlog_per_s.get(key.model, 0.0)
+            upper += shares.get(key, 0.0) * backlog_per_s.get(key.model, 0.0)
             demand = replace(demand, upper_requests_per_s=upper)
             demands[key] = with_held(demand, held.get(key, 0), horizon_s)
         return demands
+
+    def _stream(self, key: StreamKey) -> Stream:
+        """Give what is known of a stream; of one that has just begun, what has come of it."""
+        known = self._streams.get(key)
+        if known is not None:
+            return known
+        begun = Stream()
+        begun.lengths(self._pending.get(key, Traffic()))
+        return begun
+
+    def _shares(self) -> dict[StreamKey, float]:
+        """Share what waits of a model among its streams, as they came lately if any did."""
+        models: dict[ModelName, dict[StreamKey, float]] = {}
+        for key, stream in self._streams.items():
+            models.setdefault(key.model, {})[key] = stream.requests_per_s
+        shares = {}
+        for rates in models.values():
+            total = sum(rates.values())
+            for key, rate in rates.items():
+                shares[key] = rate / total if total else 1.0 / len(rates)
+        return shares
 
     def _sure_per_s(self, key: StreamKey, now_s: float) -> float:
         """Give the rate that requests since the last observation show already."""

@@ -105,7 +105,7 @@ class Planner:
         self._expectations = Expectations(now_s)
         self._obstacles = _obstacles(config)
         self._start_s: dict[VariantName, float] = {}
-        self._seen: set[str] = set()
+        self._seen: frozenset[str] | None = None
         self._zombies: Mapping[VariantName, int] = {}
         self._planned_without: frozenset[str] = frozenset()
         self._planned: Planned | None = None
@@ -198,10 +198,10 @@ class Planner:
         return wanted
 
     def _situation(self, observed: Observed) -> Situation:
+        self._time_starts(observed)
         observed = replace(observed, deployed=observed.deployed.without(self._lost()))
         self._zombies = observed.deployed.zombies
         self._planned_without = self._lost()
-        self._time_starts(observed)
         in_the_way, boots_s = {}, {}
         for _, entry in self._config.variants():
             name, group = VariantName(entry.name), group_of(self._config, entry.accelerator)
@@ -257,13 +257,13 @@ class Planner:
 
     def _time_starts(self, observed: Observed) -> None:
         """Learn how long replicas take, from those that have come up since the last look."""
-        first = not self._seen
+        seen = self._seen
         for started in observed.deployed.running:
-            if started.replica not in self._seen and not first:
+            if seen is not None and started.replica not in seen:
                 took_s = max(0.1, observed.now_s - started.asked_at_s)
                 before_s = self._start_s.get(started.variant, took_s)
                 self._start_s[started.variant] = before_s + START_WEIGHT * (took_s - before_s)
-        self._seen = {started.replica for started in observed.deployed.running}
+        self._seen = frozenset(started.replica for started in observed.deployed.running)
 
     def _demands(self, now_s: float) -> dict[StreamKey, Demand]:
         held: dict[StreamKey, int] = {}

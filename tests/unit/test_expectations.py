@@ -132,7 +132,6 @@ def test_a_backlog_is_shared_out_by_what_comes(expected: Expectations) -> None:
     assert more == pytest.approx({STANDARD: 6.0, BATCH: 2.0})
 
 
-@pytest.mark.xfail(strict=True, reason="a stream is expected only once a whole period was learnt")
 def test_the_first_burst_of_a_class_counts_before_its_period_is_over() -> None:
     known = Expectations(EPOCH_S)
     known.count(STANDARD, traffic(400))
@@ -140,7 +139,6 @@ def test_the_first_burst_of_a_class_counts_before_its_period_is_over() -> None:
     assert demands[STANDARD].upper_requests_per_s > 100.0
 
 
-@pytest.mark.xfail(strict=True, reason="a backlog is shared out by the rates of the last period")
 def test_a_backlog_counts_when_nothing_comes_any_more(expected: Expectations) -> None:
     now_s = EPOCH_S + 2 * PERIOD_S
     expected.observe(now_s)

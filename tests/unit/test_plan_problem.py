@@ -148,6 +148,7 @@ NODES = {"accelerator": "h100-sxm", "accelerators_per_node": 4, "max_nodes": 2}
         ((0.5,), [1], 8),
         ((0.1, 1.0), [1, 10], 40),
         ((0.3, 0.5), [1, 2], 13),
+        ((0.1, 1.1), [1, 11], 40),
     ],
 )
 def test_parts_of_a_core_are_counted_in_the_smallest_of_them(

@@ -266,14 +266,12 @@ def test_a_start_is_learnt_once(shell: Shell) -> None:
     assert start_s(shell)[BIG] == 20.0
 
 
-@pytest.mark.xfail(strict=True, reason="a look at nothing awake is taken for the first look")
 def test_how_long_the_first_start_after_sleep_takes_is_learnt(shell: Shell) -> None:
     shell.draft()
     shell.start(BIG, asked_s_ago=20.0)
     assert start_s(shell)[BIG] == 20.0
 
 
-@pytest.mark.xfail(strict=True, reason="a replica that is reached again is taken for a new one")
 def test_a_replica_that_is_reached_again_tells_nothing_of_starts(shell: Shell) -> None:
     shell.start(SMALL)
     (lost,) = shell.start(BIG)

@@ -67,6 +67,11 @@ def test_gpus_of_a_type_that_no_group_has_are_in_none() -> None:
     assert ready(gpus(4, "V100")) == {}
 
 
+def test_gpus_of_a_group_whose_type_ray_has_no_name_for_may_be_of_any_type() -> None:
+    a30 = NodeGroupName("a30")
+    assert states([gpus(4, "V100")], [RayGroup(a30, "a30")])[a30].ready == 1
+
+
 # ── asking ──────────────────────────────────────────────────────────────────
 
 
