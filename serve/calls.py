@@ -169,6 +169,7 @@ class Journey:
         failed: replicas that were lost under it.
         gateways_lost: gateways that were.
         losses: how often either happened.
+        misses: how often a replica was gone already when the call came there.
         resumes: how often after its first token.
         replayed_tokens: prompt and completion tokens that had to be computed again for that.
         admitted_s: it was found servable.
@@ -193,6 +194,7 @@ class Journey:
         "gateways_lost",
         "last_token_s",
         "losses",
+        "misses",
         "notice",
         "outcome",
         "replayed_tokens",
@@ -212,6 +214,7 @@ class Journey:
         self.token_ids: list[int] = [] if before is None else list(before.token_ids)
         self.crc32 = checksum.extend(0, self.token_ids)
         self.gateways_lost = self.losses = self.resumes = 0 if before is None else before.attempts
+        self.misses = 0
         self.replayed_tokens = self._to_replay()
         self.admitted_s = 0.0
         self.routed_s = 0.0
@@ -236,10 +239,13 @@ class Journey:
         """How many were lost under it, that this gateway knows of."""
         return self.losses - self.gateways_lost
 
-    def lost(self, *replicas: ReplicaId) -> None:
-        """Note that whoever served it is gone."""
-        self.losses += 1
+    def lost(self, *replicas: ReplicaId, accepted: bool) -> None:
+        """Note that whoever served it is gone, or was so already when it came there."""
         self.failed |= set(replicas)
+        if not accepted:
+            self.misses += 1
+            return
+        self.losses += 1
         if self.token_ids:
             self.resumes += 1
             self.replayed_tokens += self._to_replay()

@@ -7,6 +7,7 @@ operator wrote, what a checkpoint's files say, and the accelerator catalogue.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,6 +101,16 @@ def context_power_w(entry: VariantConfig) -> float:
 
 
 def _steps(entry: VariantConfig, checkpoint: dict[str, Any] | None) -> AffineSteps:
+    """Predict steps within the power limit; that they take longer by it, replicas' reports tell."""
+    steps = _unlimited_steps(entry, checkpoint)
+    if entry.gpu_power_limit_w is None:
+        return steps
+    limit_w = _units(entry) * entry.gpu_power_limit_w
+    prefill_j = min(steps.prefill_j_per_token, limit_w * steps.prefill_s_per_token)
+    return replace(steps, cap_w=min(steps.cap_w, limit_w), prefill_j_per_token=prefill_j)
+
+
+def _unlimited_steps(entry: VariantConfig, checkpoint: dict[str, Any] | None) -> AffineSteps:
     """Take the measured profile; where there is none, first principles."""
     accelerator = CATALOGUE[entry.accelerator]
     if entry.profile is not None:

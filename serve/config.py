@@ -135,6 +135,8 @@ class VariantConfig(Section):
     """Measured step time and energy; by default estimated from checkpoint and accelerator."""
     cpus_per_replica: Annotated[float, Field(gt=0)] = 1.0
     """CPU cores asked of Ray for each rank; one feeds a GPU."""
+    gpu_power_limit_w: Annotated[float, Field(gt=0)] | None = None
+    """Watts of each GPU while a replica has it, where the driver permits; by default its own."""
     drain_timeout_s: PositiveSeconds = 120.0
     """Longest that a replica on its way down goes on with its streams; few last longer."""
     echo: EchoConfig = EchoConfig()
@@ -174,7 +176,7 @@ class VariantConfig(Section):
         if self.engine == "vllm" and self.checkpoint is None:
             yield Fault("checkpoint", "the engine vllm needs one; give path, package or hub")
         if self.engine == "echo":
-            for key in ("checkpoint", "quantization", "engine_options"):
+            for key in ("checkpoint", "quantization", "engine_options", "gpu_power_limit_w"):
                 if getattr(self, key):
                     yield Fault(key, "the echo engine does not read it; remove it")
         elif self.echo != EchoConfig():
@@ -184,6 +186,8 @@ class VariantConfig(Section):
         for key in ("tensor_parallel_size", "pipeline_parallel_size"):
             if (size := getattr(self, key)) > 1:
                 yield Fault(key, f"{size} ranks need as many GPUs; accelerator is 'cpu'")
+        if self.gpu_power_limit_w is not None:
+            yield Fault("gpu_power_limit_w", "is of a GPU; accelerator is 'cpu'")
         if self.engine == "vllm" and self.kv_cache_gib is None:
             yield Fault("kv_cache_gib", "must be given where accelerator is 'cpu', e.g. 1")
 

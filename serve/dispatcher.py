@@ -226,7 +226,7 @@ class Dispatcher:
                         return
             except ReplicaLostError as error:
                 # Its link may not have noticed yet; the books would still recommend it.
-                journey.lost(attempt.lease.replica, attempt.replica)
+                journey.lost(attempt.lease.replica, attempt.replica, accepted=attempt.accepted)
                 resuming.allow_another(journey, error, self._config.gateway.max_resumes)
             finally:
                 alarm.cancel()
@@ -338,7 +338,7 @@ class Dispatcher:
             return  # Of all completions it is the long ones that outlive a gateway.
         latency = journey.latency()
         self._lengths.observe(request.model, journey.service_class, journey.tokens)
-        if self._learner is not None and not journey.losses:
+        if self._learner is not None and not journey.losses + journey.misses:
             met = Latencies(latency.ttft_s, latency.tpot_s)
             self._learner.learn(request, journey.chosen().predicted, met)
 

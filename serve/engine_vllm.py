@@ -7,6 +7,7 @@ its version is pinned, and what another version calls differently changes here o
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -50,6 +51,8 @@ if TYPE_CHECKING:
 
     from serve.config import VariantConfig
 
+logger = logging.getLogger("jouleserve.serve")
+
 _GIB = 1 << 30
 # "repetition" is vLLM's own guard against endless loops.
 _FINISH_REASONS = {"stop": FINISH_STOP, "repetition": FINISH_STOP, "length": FINISH_LENGTH}
@@ -71,6 +74,7 @@ class VllmOptions:
         max_batch: most sequences that decode together.
         tensor_parallel_size: ranks that share every layer.
         pipeline_parallel_size: groups of layers.
+        gpu_power_limit_w: of each GPU while the engine has it; None leaves it as it is.
         extra: further arguments by their names in AsyncEngineArgs; they win.
 
     """
@@ -86,6 +90,7 @@ class VllmOptions:
     max_batch: int = 128
     tensor_parallel_size: int = 1
     pipeline_parallel_size: int = 1
+    gpu_power_limit_w: float | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -104,6 +109,7 @@ def vllm_options(variant: VariantConfig, checkpoint: str) -> VllmOptions:
         max_batch=variant.max_batch,
         tensor_parallel_size=variant.tensor_parallel_size,
         pipeline_parallel_size=variant.pipeline_parallel_size,
+        gpu_power_limit_w=variant.gpu_power_limit_w,
         extra=variant.engine_options,
     )
 
@@ -158,6 +164,10 @@ class VllmEngine:
         llm = await asyncio.to_thread(self._load)
         self._llm = llm
         await llm.collective_rpc("resume_exactly")
+        if self._options.gpu_power_limit_w is not None:
+            told = await llm.collective_rpc("limit_power", args=(self._options.gpu_power_limit_w,))
+            for trouble in filter(None, told):
+                logger.warning("a GPU keeps its power limit: %s", trouble)
 
     async def stop(self) -> None:
         """End vLLM's processes; streams in flight end with EngineDeadError."""

@@ -7,6 +7,7 @@ what a preempted request is: a prompt and the output so far, to be computed agai
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -15,6 +16,8 @@ from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.metrics.stats import PrefillStats
 from vllm.v1.request import RequestStatus
+
+from cluster.power_limit import PowerLimit, PowerLimitError, default_records
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -119,6 +122,17 @@ class ResumingWorker:
             return add_request(request)
 
         batch.add_request = add
+
+    def limit_power(self, limit_w: float) -> str:
+        """Limit the GPU of this rank for as long as this process lives; say why not, if not."""
+        properties = torch.cuda.get_device_properties(self.model_runner.device)
+        try:
+            self._power_limit = PowerLimit(
+                f"GPU-{properties.uuid}", limit_w, default_records(os.environ)
+            )
+        except PowerLimitError as error:
+            return str(error)
+        return ""
 
 
 def _begin(request: CachedRequestState, draws: Draws) -> None:

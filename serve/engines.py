@@ -62,6 +62,7 @@ class Attempt:
         stream: where the tokens arrive.
         replica: who serves it; another than the lease's after a fallback.
         submission: the call that the replica is working on.
+        accepted: whether a replica has said that it has the request.
 
     """
 
@@ -69,6 +70,7 @@ class Attempt:
     stream: Stream
     replica: ReplicaId
     submission: Submission | None = None
+    accepted: bool = False
 
 
 class Engines:
@@ -165,6 +167,7 @@ class Engines:
             attempt = self._attempts.get(number)
             if attempt is not None:
                 attempt.replica = link.replica
+                attempt.accepted = True
         if frame.report is not None:
             report = frame.report._replace(observed_at_s=self._clock())
             self.reports[link.replica] = report

@@ -49,6 +49,10 @@ class Obstacles:
         self._died_at_s: dict[VariantName, float] = {}
         self._now_s = 0.0
 
+    def configure(self, patience_s: float, retry_s: float) -> None:
+        """Go on with other times."""
+        self._patience_s, self._retry_s = patience_s, retry_s
+
     def note(
         self,
         deployed: Deployed,

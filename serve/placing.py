@@ -74,7 +74,7 @@ class Placer:
 
         """
         verdict = self._choose(journey, request)
-        if not journey.losses:
+        if not journey.losses + journey.misses:
             self._traffic.came(journey, request, verdict)
         if isinstance(verdict, NoReplica) and self._worth_waiting(journey, request, verdict):
             verdict = await self._hold(journey, request, verdict)

@@ -103,7 +103,7 @@ class Planner:
         self._variants = dict(variants)
         self._gateways: dict[str, _Gateway] = {}
         self._expectations = Expectations(now_s)
-        self._obstacles = _obstacles(config)
+        self._obstacles = Obstacles(config.planner.no_capacity_s, config.planner.retry_s)
         self._start_s: dict[VariantName, float] = {}
         self._seen: frozenset[str] | None = None
         self._zombies: Mapping[VariantName, int] = {}
@@ -116,7 +116,7 @@ class Planner:
         """Go on with another configuration; what was learnt stays."""
         self._config = config
         self._variants = dict(variants)
-        self._obstacles = _obstacles(config)
+        self._obstacles.configure(config.planner.no_capacity_s, config.planner.retry_s)
 
     # ── what gateways say ───────────────────────────────────────────────────
 
@@ -332,7 +332,3 @@ class Planner:
             each.news.power_w for each in self._gateways.values() if each.news.power_w is not None
         ]
         return max(told, default=None)
-
-
-def _obstacles(config: Config) -> Obstacles:
-    return Obstacles(config.planner.no_capacity_s, config.planner.retry_s)

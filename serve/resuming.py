@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
     from serve.calls import Journey
 
+# As many replicas as one node may have taken along.
+MOST_MISSES = 16
+
 
 @dataclass(frozen=True, slots=True)
 class Resume:
@@ -88,11 +91,14 @@ def check(resume: Resume, max_tokens: int, variants: Collection[str], max_resume
 def allow_another(journey: Journey, error: ReplicaLostError, max_resumes: int) -> None:
     """Let a call be tried again, a bounded number of times.
 
+    Those that were gone already when it came do not count as losses: a node takes many replicas
+    along in a moment, and gateways learn of one after the other.
+
     Raises:
         ReplicaLostError: the given one, which was one too many.
 
     """
-    if journey.losses <= max_resumes:
+    if journey.losses <= max_resumes and journey.misses <= MOST_MISSES:
         return
     if not journey.tokens:
         raise error

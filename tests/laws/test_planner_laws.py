@@ -12,7 +12,7 @@ from tests.planner_fakes import BATCH, BIG, SMALL, STANDARD, Shell, config, echo
 
 PERIOD_S = 10.0
 KEYS = st.sampled_from([STANDARD, BATCH])
-counts = st.dictionaries(KEYS, st.integers(0, 2000))
+counts = st.dictionaries(KEYS, st.integers(0, 100_000))
 
 
 @st.composite

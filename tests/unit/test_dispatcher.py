@@ -26,6 +26,7 @@ from serve.errors import (
     UnattainableError,
     UnknownModelError,
 )
+from serve.resuming import MOST_MISSES
 from tests.gateway_fakes import (
     ENERGY,
     LARGE,
@@ -441,16 +442,32 @@ async def test_when_no_other_is_left_it_says_so(desk: Desk) -> None:
     assert_nothing_left(desk)
 
 
-async def test_it_gives_up_after_a_few_attempts(desk: Desk) -> None:
+async def test_it_gives_up_after_a_few_losses(desk: Desk) -> None:
     await desk.wake({LARGE: ["a", "b", "c", "d", "e"]})
     reading = Reading(desk)
-    for number in range(1, 10):
+    for number in range(1, 6):
+        await settle()
+        if number in desk.submissions:
+            replica = desk.submissions[number].lease.replica
+            desk.send(LARGE, replica, accepted=[number])
+            await settle()
+            desk.submissions[number].fail(RuntimeError("out of reach"))
+    with pytest.raises(ReplicaLostError, match="RuntimeError"):
+        await reading.task
+    assert 1 < len(desk.submissions) < 5
+    assert_nothing_left(desk)
+
+
+async def test_replicas_that_were_gone_already_do_not_count_but_have_a_bound(desk: Desk) -> None:
+    await desk.wake({LARGE: [f"r{number}" for number in range(30)]})
+    reading = Reading(desk)
+    for number in range(1, 30):
         await settle()
         if number in desk.submissions:
             desk.submissions[number].fail(RuntimeError("out of reach"))
     with pytest.raises(ReplicaLostError, match="RuntimeError"):
         await reading.task
-    assert 1 < len(desk.submissions) < 5
+    assert len(desk.submissions) == MOST_MISSES + 1
     assert_nothing_left(desk)
 
 

@@ -163,6 +163,8 @@ async def test_losses_of_gateways_and_replicas_are_one_account(desk: Desk) -> No
 async def test_one_loss_too_many_says_what_is_right(desk: Desk) -> None:
     reading = Reading(desk, resumed(desk, 5, attempts=3))
     await settle()
+    desk.send(SMALL, "c", accepted=[1])
+    await settle()
     desk.handles[SMALL].break_connection(ReplicaId("c"))
     with pytest.raises(ReplicaLostError, match=r"3 gateways and a replica were.*The 1 tokens"):
         await reading.task

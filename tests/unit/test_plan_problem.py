@@ -148,7 +148,7 @@ NODES = {"accelerator": "h100-sxm", "accelerators_per_node": 4, "max_nodes": 2}
         ((0.5,), [1], 8),
         ((0.1, 1.0), [1, 10], 40),
         ((0.3, 0.5), [1, 2], 13),
-        ((0.1, 1.1), [1, 11], 40),
+        ((0.3, 2.1), [1, 7], 13),
     ],
 )
 def test_parts_of_a_core_are_counted_in_the_smallest_of_them(
@@ -158,6 +158,11 @@ def test_parts_of_a_core_are_counted_in_the_smallest_of_them(
     found = groups(given, {CPU: GroupState(ready=1, accelerators_per_node=4)})[CPU]
     assert [accelerators_of(given, entry) for _, entry in given.variants()] == taken
     assert found.accelerators_per_node == held
+
+
+def test_a_node_loses_no_part_by_rounding() -> None:
+    nodes = {CPU: GroupState(ready=1, accelerators_per_node=7)}
+    assert groups(on_cpus(0.07), nodes)[CPU].accelerators_per_node == 100
 
 
 def test_a_node_draws_the_same_in_whatever_parts_it_is_counted() -> None:

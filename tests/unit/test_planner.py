@@ -108,7 +108,7 @@ def test_requests_that_wait_in_replicas_are_not_counted_by_every_gateway(shell: 
     shell.hear(100, gateway="a", waiting={BIG: 40})
     shell.turn()
     once = shell.draft().demands
-    shell.hear(gateway="b", waiting={BIG: 40})
+    shell.hear(gateway="b", waiting={BIG: 30})
     assert shell.draft().demands == once
     shell.hear(gateway="b", waiting={BIG: 80})
     more = shell.draft().demands[STANDARD].upper_requests_per_s
