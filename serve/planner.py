@@ -123,6 +123,8 @@ class Planner:
     def hear(self, news: GatewayNews, now_s: float) -> PlanNews:
         """Take a gateway's news and give it the planner's."""
         known = self._gateways.get(news.gateway)
+        if known is not None and _older(news, known.news):
+            return self.news(now_s)
         # Of a gateway that was not known, the past is over: its totals may be of hours.
         before = known.news.traffic if known else news.traffic
         for key, total in news.traffic.items():
@@ -166,7 +168,7 @@ class Planner:
         self._expectations.observe(now_s)
 
     def draft(self, observed: Observed) -> Draft:
-        """Write down what there is and what is expected; the rest is arithmetic."""
+        """Write down what there is and what is expected, and remember none of it."""
         situation, demands = self._situation(observed), self._demands(observed.now_s)
         plan_input = problem(self._config, self._variants, situation, demands)
         previous = self._planned.plan if self._planned else None
@@ -197,11 +199,12 @@ class Planner:
             wanted[slot.variant] = wanted.get(slot.variant, 0) + count
         return wanted
 
-    def _situation(self, observed: Observed) -> Situation:
+    def notice(self, observed: Observed) -> None:
+        """Learn from what is there: how long starts take, what is in their way, who is lost."""
         self._time_starts(observed)
-        observed = replace(observed, deployed=observed.deployed.without(self._lost()))
-        self._zombies = observed.deployed.zombies
-        self._planned_without = self._lost()
+        lost = self._lost()
+        there = observed.deployed.without(lost)
+        self._zombies, self._planned_without = there.zombies, lost
         in_the_way, boots_s = {}, {}
         for _, entry in self._config.variants():
             name, group = VariantName(entry.name), group_of(self._config, entry.accelerator)
@@ -210,14 +213,15 @@ class Planner:
                 in_the_way[name] = state.trouble
             if state.ready < self._nodes_wanted(group):
                 boots_s[name] = self._boot_s(group)
-        self._obstacles.note(observed.deployed, in_the_way, boots_s, observed.now_s)
+        self._obstacles.note(there, in_the_way, boots_s, observed.now_s)
+        self._seen_last = self._situation(observed)
+
+    def _situation(self, observed: Observed) -> Situation:
         obstacles = {
             name: reason for name in self._variants if (reason := self._obstacles.reason(name))
         }
-        self._seen_last = Situation(
-            observed.now_s, observed.deployed, observed.nodes, dict(self._start_s), obstacles
-        )
-        return self._seen_last
+        there = observed.deployed.without(self._lost())
+        return Situation(observed.now_s, there, observed.nodes, dict(self._start_s), obstacles)
 
     def _keep_budget(self, now_s: float) -> None:
         """See who has to rest; before the first look nobody is known."""
@@ -332,3 +336,11 @@ class Planner:
             each.news.power_w for each in self._gateways.values() if each.news.power_w is not None
         ]
         return max(told, default=None)
+
+
+def _older(news: GatewayNews, known: GatewayNews) -> bool:
+    """Whether news has been overtaken on its way: totals only grow."""
+    return any(
+        news.traffic.get(key, Traffic()).requests < total.requests
+        for key, total in known.traffic.items()
+    )

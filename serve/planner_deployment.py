@@ -151,12 +151,15 @@ class PlannerDeployment:
         seen = await self._look()
         if learn:
             planner.observe(seen)
+        planner.notice(seen)
         draft = planner.draft(seen)
         began_s = time.monotonic()
         async with self._solving:
             made = await asyncio.to_thread(plan, draft.plan_input, previous=draft.previous)
             solve_s = time.monotonic() - began_s
-            fresh = planner.draft(await self._look())
+            now = await self._look()
+            planner.notice(now)
+            fresh = planner.draft(now)
             verdict = await asyncio.to_thread(validate, made, fresh.plan_input)
         before = planner.targets()
         planned = planner.adopt(verdict, fresh, solve_s)

@@ -140,7 +140,9 @@ class Shell:
     # ── turns ───────────────────────────────────────────────────────────────
 
     def draft(self) -> Draft:
-        return self.planner.draft(self.observed())
+        seen = self.observed()
+        self.planner.notice(seen)
+        return self.planner.draft(seen)
 
     def turn(self, *, after_s: float = 10.0) -> Planned | None:
         """Let time pass, learn, plan, look again, and adopt the plan."""

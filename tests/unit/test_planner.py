@@ -11,7 +11,7 @@ from cluster.nodes import GroupState
 from scheduler.steps import AffineSteps
 from scheduler.validation import Rejected
 from serve import catalogue
-from serve.plan_news import PlanNews
+from serve.plan_news import GatewayNews, PlanNews
 from tests.planner_fakes import (
     BATCH,
     BIG,
@@ -23,6 +23,7 @@ from tests.planner_fakes import (
     Shell,
     config,
     echo,
+    traffic,
 )
 
 
@@ -359,3 +360,39 @@ def test_a_node_that_the_plan_asks_for_may_boot_before_patience_ends() -> None:
     assert shell.draft().situation.obstacles == {}
     shell.seekers[BIG] = 150.0
     assert set(shell.draft().situation.obstacles) == {BIG}
+
+
+# ── what changes nothing ────────────────────────────────────────────────────
+
+
+def test_a_plan_that_is_only_proposed_changes_nothing(shell: Shell) -> None:
+    (lost,) = shell.start(BIG)
+    shell.turn()
+    shell.hear(lost=frozenset({lost}))
+    before = (shell.planner.urgent(), shell.planner.targets())
+    shell.failures[SMALL] = "no such weights"
+    shell.planner.draft(shell.observed())
+    assert (shell.planner.urgent(), shell.planner.targets()) == before
+    assert SMALL in sleepers(shell)
+
+
+def test_news_that_was_overtaken_on_its_way_is_ignored(shell: Shell) -> None:
+    shell.planner.hear(GatewayNews("g", {STANDARD: traffic(10)}), shell.now_s)
+    shell.planner.hear(GatewayNews("g", {STANDARD: traffic(50)}), shell.now_s)
+    shell.planner.hear(GatewayNews("g", {STANDARD: traffic(20)}), shell.now_s)
+    shell.planner.hear(GatewayNews("g", {STANDARD: traffic(60)}), shell.now_s)
+    shell.now_s += 10.0
+    shell.planner.observe(shell.observed())
+    other = Shell()
+    other.planner.hear(GatewayNews("g", {STANDARD: traffic(10)}), other.now_s)
+    other.planner.hear(GatewayNews("g", {STANDARD: traffic(60)}), other.now_s)
+    other.now_s += 10.0
+    other.planner.observe(other.observed())
+    assert shell.draft().demands == other.draft().demands
+
+
+def test_a_pin_does_not_forget_what_keeps_a_variant_from_coming_up(shell: Shell) -> None:
+    shell.failures[BIG] = "no such weights"
+    shell.turn()
+    shell.planner.configure(config(pinned={SMALL: 1}), catalogue.variants(shell.config))
+    assert BIG not in sleepers(shell)
