@@ -15,7 +15,7 @@ from scheduler.plans import NodeGroupName
 from serve.plan_problem import group_of
 
 if TYPE_CHECKING:
-    from cluster.kubernetes_settings import KubernetesSettings
+    from cluster.kubernetes.settings import KubernetesSettings
     from cluster.nodes import NodeProvider
     from serve.config import Config
 
@@ -33,7 +33,7 @@ def node_provider(config: Config) -> NodeProvider:
 
     """
     if config.planner.nodes == "kubernetes":
-        from cluster.kubernetes_nodes import connect
+        from cluster.kubernetes.nodes import connect
 
         return connect(kubernetes_settings(config, namespace=_namespace()))
     asked = {group.accelerator: group.accelerators_per_node for group in config.node_groups}
@@ -51,7 +51,7 @@ def kubernetes_settings(config: Config, *, namespace: str) -> KubernetesSettings
         NodesUnknownError: this process is no pod of a RayCluster.
 
     """
-    from cluster.kubernetes_settings import KubernetesGroup, KubernetesSettings
+    from cluster.kubernetes.settings import KubernetesGroup, KubernetesSettings
 
     raycluster = os.environ.get(_RAYCLUSTER, "")
     if not raycluster:

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cluster.kubernetes_nodes import KubernetesNodes, connect
+from cluster.kubernetes.nodes import KubernetesNodes, connect
 from tests.kube.control_plane import UP_S, ControlPlane
 from tests.kube.operated_cluster import GPUS, HOLLOW_NODES, OperatedCluster
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from cluster.kubernetes_settings import KubernetesSettings
+    from cluster.kubernetes.settings import KubernetesSettings
 
 PROJECT = Path(__file__).parents[2]
 DEFAULT_TOOL = PROJECT.parent / "shared" / "tools" / "kube-testbed"

@@ -8,15 +8,15 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Any
 
-from cluster import kubernetes_reading as reading
-from cluster.kubernetes_objects import CORDONED_BY, MANAGED
-from cluster.kubernetes_settings import PRODUCT_LABEL, KubernetesGroup, KubernetesSettings
+from cluster.kubernetes import reading
+from cluster.kubernetes.objects import CORDONED_BY, MANAGED
+from cluster.kubernetes.settings import PRODUCT_LABEL, KubernetesGroup, KubernetesSettings
 from scheduler.plans import NodeGroupName
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from cluster.kubernetes_floors import Operation
+    from cluster.kubernetes.floors import Operation
 
 GROUP, OTHER = NodeGroupName("h100"), NodeGroupName("l4")
 OWNER = "default/demo"

@@ -10,8 +10,8 @@ import itertools
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from cluster.kubernetes_objects import MANAGED
-from cluster.kubernetes_settings import PRODUCT_LABEL, KubernetesGroup, KubernetesSettings
+from cluster.kubernetes.objects import MANAGED
+from cluster.kubernetes.settings import PRODUCT_LABEL, KubernetesGroup, KubernetesSettings
 from scheduler.plans import NodeGroupName
 from tests.kube.control_plane import RefusedError
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cluster.kubernetes_access import AccessRule, required_rules
-from cluster.kubernetes_objects import MANAGED
+from cluster.kubernetes.access import AccessRule, required_rules
+from cluster.kubernetes.objects import MANAGED
 from cluster.nodes import NodesUnknownError
 from tests.kube.control_plane import eventually
 from tests.kube.operated_cluster import GROUP, NAME, OperatedCluster, paper_node
@@ -16,8 +16,8 @@ from tests.kube.operated_cluster import GROUP, NAME, OperatedCluster, paper_node
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from cluster.kubernetes_nodes import KubernetesNodes
-    from cluster.kubernetes_settings import KubernetesSettings
+    from cluster.kubernetes.nodes import KubernetesNodes
+    from cluster.kubernetes.settings import KubernetesSettings
 
     Connect = Callable[[KubernetesSettings], KubernetesNodes]
 

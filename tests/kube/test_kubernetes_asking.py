@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cluster.kubernetes_errors import NotManagedError
-from cluster.kubernetes_objects import CORDONED_BY, FLOORS, MANAGED
+from cluster.kubernetes.errors import NotManagedError
+from cluster.kubernetes.objects import CORDONED_BY, FLOORS, MANAGED
 from tests.kube.control_plane import eventually
 from tests.kube.operated_cluster import GROUP, OperatedCluster, paper_node
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from cluster.kubernetes_nodes import KubernetesNodes
-    from cluster.kubernetes_settings import KubernetesSettings
+    from cluster.kubernetes.nodes import KubernetesNodes
+    from cluster.kubernetes.settings import KubernetesSettings
     from tests.kube.control_plane import ControlPlane
 
     Connect = Callable[[KubernetesSettings], KubernetesNodes]

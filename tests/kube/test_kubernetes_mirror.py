@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cluster.kubernetes_api import Change, Page
-from cluster.kubernetes_errors import ApiError, ApiForbiddenError, ApiGoneError
-from cluster.kubernetes_mirror import Mirror, backoff
+from cluster.kubernetes.api import Change, Page
+from cluster.kubernetes.errors import ApiError, ApiForbiddenError, ApiGoneError
+from cluster.kubernetes.mirror import Mirror, backoff
 from cluster.nodes import NodesUnknownError
 from tests.kube.control_plane import eventually
 from tests.kube.kubernetes_json import settings

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cluster import kubernetes_reading as reading
-from cluster.kubernetes_api import KubernetesApi
-from cluster.kubernetes_errors import ApiGoneError
-from cluster.kubernetes_mirror import Mirror
-from cluster.kubernetes_settings import PRODUCT_LABEL, KubernetesGroup
+from cluster.kubernetes import reading
+from cluster.kubernetes.api import KubernetesApi
+from cluster.kubernetes.errors import ApiGoneError
+from cluster.kubernetes.mirror import Mirror
+from cluster.kubernetes.settings import PRODUCT_LABEL, KubernetesGroup
 from cluster.nodes import NodesUnknownError
 from tests.kube.control_plane import eventually
 from tests.kube.operated_cluster import GROUP, OperatedCluster, paper_node, ready_status
@@ -21,9 +21,9 @@ from tests.kube.operated_cluster import GROUP, OperatedCluster, paper_node, read
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from cluster.kubernetes_api import Change, Feed, Page
-    from cluster.kubernetes_nodes import KubernetesNodes
-    from cluster.kubernetes_settings import KubernetesSettings
+    from cluster.kubernetes.api import Change, Feed, Page
+    from cluster.kubernetes.nodes import KubernetesNodes
+    from cluster.kubernetes.settings import KubernetesSettings
     from tests.kube.control_plane import ControlPlane
 
     Connect = Callable[[KubernetesSettings], KubernetesNodes]

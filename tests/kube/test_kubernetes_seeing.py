@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cluster.kubernetes_objects import CARBON_REGION, PRICE
-from cluster.kubernetes_settings import PRODUCT_LABEL, KubernetesGroup
+from cluster.kubernetes.objects import CARBON_REGION, PRICE
+from cluster.kubernetes.settings import PRODUCT_LABEL, KubernetesGroup
 from tests.kube.control_plane import RefusedError, eventually
 from tests.kube.operated_cluster import GROUP, OperatedCluster, paper_node, ready_status
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from cluster.kubernetes_nodes import KubernetesNodes
-    from cluster.kubernetes_settings import KubernetesSettings
+    from cluster.kubernetes.nodes import KubernetesNodes
+    from cluster.kubernetes.settings import KubernetesSettings
 
     Connect = Callable[[KubernetesSettings], KubernetesNodes]
 

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster import kubernetes_reading as reading
-from cluster.kubernetes_objects import PRICE
-from cluster.kubernetes_settings import PRODUCT_LABEL, KubernetesGroup
-from cluster.kubernetes_states import Sight, states
+from cluster.kubernetes import reading
+from cluster.kubernetes.objects import PRICE
+from cluster.kubernetes.settings import PRODUCT_LABEL, KubernetesGroup
+from cluster.kubernetes.states import Sight, states
 from tests.kube.kubernetes_json import (
     GROUP,
     NEW,

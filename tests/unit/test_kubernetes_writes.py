@@ -9,12 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster import kubernetes_cordons as cordons
-from cluster import kubernetes_floors as floors
-from cluster import kubernetes_reading as reading
-from cluster.kubernetes_access import required_rules
-from cluster.kubernetes_objects import FIELD_MANAGER, FLOORS
-from cluster.kubernetes_settings import KubernetesGroup
+from cluster.kubernetes import cordons, floors, reading
+from cluster.kubernetes.access import required_rules
+from cluster.kubernetes.objects import FIELD_MANAGER, FLOORS
+from cluster.kubernetes.settings import KubernetesGroup
 from scheduler.plans import NodeGroupName
 from tests.kube.kubernetes_json import (
     GROUP,

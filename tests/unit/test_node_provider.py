@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cluster.accelerators import CATALOGUE
-from cluster.kubernetes_settings import PRODUCT_LABEL
+from cluster.kubernetes.settings import PRODUCT_LABEL
 from cluster.nodes import GroupState, NodesUnknownError
 from serve.node_provider import kubernetes_settings, node_provider
 from tests.planner_fakes import H100, L4, config, nodes_of
 
 if TYPE_CHECKING:
-    from cluster.kubernetes_settings import KubernetesSettings
+    from cluster.kubernetes.settings import KubernetesSettings
 
 
 def test_by_default_ray_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,7 +41,7 @@ def test_where_it_is_configured_kubernetes_is_asked_in_the_namespace_of_the_pod(
     monkeypatch.setenv("RAY_CLUSTER_NAME", "mine")
     monkeypatch.setenv("RAY_CLUSTER_NAMESPACE", "there")
     told: list[KubernetesSettings] = []
-    monkeypatch.setattr("cluster.kubernetes_nodes.connect", told.append)
+    monkeypatch.setattr("cluster.kubernetes.nodes.connect", told.append)
     node_provider(config(nodes="kubernetes"))
     assert told == [kubernetes_settings(config(), namespace="there")]
 

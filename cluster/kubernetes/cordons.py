@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cluster.kubernetes_floors import Operation, annotate, on_version
-from cluster.kubernetes_objects import CORDONED_BY, FIELD_MANAGER
+from cluster.kubernetes.floors import Operation, annotate, on_version
+from cluster.kubernetes.objects import CORDONED_BY, FIELD_MANAGER
 
 if TYPE_CHECKING:
-    from cluster.kubernetes_objects import GpuNode
+    from cluster.kubernetes.objects import GpuNode
 
 
 def is_ours(node: GpuNode, owner: str) -> bool:

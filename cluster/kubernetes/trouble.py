@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from cluster.kubernetes_objects import (
+    from cluster.kubernetes.objects import (
         ContainerFault,
         GpuNode,
         RayCluster,
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         Worker,
         WorkerGroup,
     )
-    from cluster.kubernetes_settings import KubernetesSettings
+    from cluster.kubernetes.settings import KubernetesSettings
     from scheduler.plans import NodeGroupName
 
 _NO_IMAGE = frozenset(

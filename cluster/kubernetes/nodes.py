@@ -12,27 +12,25 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-from cluster import kubernetes_cordons as cordons
-from cluster import kubernetes_floors as floors
-from cluster import kubernetes_reading as reading
-from cluster.kubernetes_api import KubernetesApi
-from cluster.kubernetes_errors import (
+from cluster.kubernetes import cordons, floors, reading
+from cluster.kubernetes.api import KubernetesApi
+from cluster.kubernetes.errors import (
     ApiConflictError,
     ApiMissingError,
     ApiUnreachableError,
     NotManagedError,
 )
-from cluster.kubernetes_mirror import Mirror, backoff
-from cluster.kubernetes_objects import MANAGED
-from cluster.kubernetes_states import Sight, states
+from cluster.kubernetes.mirror import Mirror, backoff
+from cluster.kubernetes.objects import MANAGED
+from cluster.kubernetes.states import Sight, states
 from cluster.nodes import GroupState, NodesUnknownError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from cluster.kubernetes_floors import Operation
-    from cluster.kubernetes_objects import GpuNode, RayCluster, Refusal, Worker
-    from cluster.kubernetes_settings import KubernetesSettings
+    from cluster.kubernetes.floors import Operation
+    from cluster.kubernetes.objects import GpuNode, RayCluster, Refusal, Worker
+    from cluster.kubernetes.settings import KubernetesSettings
     from scheduler.plans import NodeGroupName
 
 logger = logging.getLogger("jouleserve.cluster")

@@ -1,4 +1,4 @@
-"""From the Kubernetes API's JSON to the values of `kubernetes_objects`.
+"""From the Kubernetes API's JSON to the values of `objects`.
 
 Its own module because it is pure and all that knows the shape of that JSON: tests need no API
 server for it. Whatever is absent reads as not there, and numbers that are none as 0.
@@ -11,7 +11,7 @@ import math
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from cluster.kubernetes_objects import (
+from cluster.kubernetes.objects import (
     FLOORS,
     ContainerFault,
     GpuNode,

@@ -12,14 +12,14 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from cluster.kubernetes_errors import ApiForbiddenError
+from cluster.kubernetes.errors import ApiForbiddenError
 from cluster.nodes import NodesUnknownError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from cluster.kubernetes_api import Change, Feed
-    from cluster.kubernetes_settings import KubernetesSettings
+    from cluster.kubernetes.api import Change, Feed
+    from cluster.kubernetes.settings import KubernetesSettings
 
 logger = logging.getLogger("jouleserve.cluster")
 

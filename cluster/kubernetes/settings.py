@@ -1,4 +1,4 @@
-"""What `kubernetes_nodes` has to be told: which cluster, which nodes, and how patient to be.
+"""What `nodes` has to be told: which cluster, which nodes, and how patient to be.
 
 Its own module because the pure half (what objects mean) and the shell (who asks for them)
 read the same settings.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import urllib3
 
-from cluster.kubernetes_errors import (
+from cluster.kubernetes.errors import (
     ApiConflictError,
     ApiError,
     ApiForbiddenError,
@@ -22,15 +22,15 @@ from cluster.kubernetes_errors import (
     ApiMissingError,
     ApiUnreachableError,
 )
-from cluster.kubernetes_objects import FIELD_MANAGER
-from cluster.kubernetes_reading import one_line, workers_of
+from cluster.kubernetes.objects import FIELD_MANAGER
+from cluster.kubernetes.reading import one_line, workers_of
 from cluster.nodes import NodesUnknownError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from cluster.kubernetes_floors import Operation
-    from cluster.kubernetes_settings import KubernetesSettings
+    from cluster.kubernetes.floors import Operation
+    from cluster.kubernetes.settings import KubernetesSettings
 
 _ERRORS = {
     401: ApiForbiddenError,

@@ -10,14 +10,14 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
-from cluster.kubernetes_objects import FLOORS, HeldFloor
+from cluster.kubernetes.objects import FLOORS, HeldFloor
 from scheduler.plans import NodeGroupName
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from cluster.kubernetes_objects import RayCluster, WorkerGroup
-    from cluster.kubernetes_settings import KubernetesGroup
+    from cluster.kubernetes.objects import RayCluster, WorkerGroup
+    from cluster.kubernetes.settings import KubernetesGroup
 
 Written: TypeAlias = "str | int | bool | dict[str, str] | None"
 

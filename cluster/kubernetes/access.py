@@ -1,4 +1,4 @@
-"""The rights that `kubernetes_nodes` needs, as data for whoever writes roles.
+"""The rights that `nodes` needs, as data for whoever writes roles.
 
 Its own module because it is read by people who grant rights, and by a test that takes them
 away one by one.

@@ -9,14 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cluster.kubernetes_trouble import GroupView, troubles, waits_too_long
+from cluster.kubernetes.trouble import GroupView, troubles, waits_too_long
 from cluster.nodes import GroupState
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from cluster.kubernetes_objects import GpuNode, RayCluster, Refusal, Worker
-    from cluster.kubernetes_settings import KubernetesSettings
+    from cluster.kubernetes.objects import GpuNode, RayCluster, Refusal, Worker
+    from cluster.kubernetes.settings import KubernetesSettings
     from scheduler.plans import NodeGroupName
 
 
