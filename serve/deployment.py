@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cluster.accelerators import CATALOGUE
+from serve import haproxy
 from serve.config import CPU
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ RAY_ENVIRONMENT: Mapping[str, str] = {
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
     # The line above would else keep a thousand log lines back.
     "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1",
+    # The same HAProxy, which notices when clients leave.
+    haproxy.BINARY_VARIABLE: haproxy.program(),
     # Streams on one client connection; beyond them requests wait where nobody sees them.
     "RAY_SERVE_HAPROXY_H2_FE_MAX_CONCURRENT_STREAMS": "1024",
     # Old HAProxy processes live on after a reload for the streams they carry; Ray's 120 s would

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import time
 import uuid
@@ -119,6 +120,7 @@ class Gateway:
             self._tasks.append(asyncio.create_task(self._plan.run(), name="planner link"))
         # For metrics, which another thread reads; the planner exports what it finds itself.
         self._found: tuple[Trouble, ...] = ()
+        self._news_numbers = itertools.count()
         telemetry.observe(telemetry.LEASES, lambda: len(self._engines.leases))
         troubles.observe(lambda: self._found)
         logger.info("gateway %s is ready", self._name)
@@ -141,6 +143,7 @@ class Gateway:
         budgeted = self._config.planner.power_budget_w is not None
         return GatewayNews(
             gateway=self._name,
+            number=next(self._news_numbers),
             traffic=self._traffic.totals(),
             held=dict(self._traffic.held),
             waiting=self._engines.waiting(),
@@ -148,7 +151,7 @@ class Gateway:
             power_w=self._engines.power_w(),
             lost=self._engines.out_of_reach(),
             strained=self._traffic.strained(),
-            awake=self._engines.members() if budgeted else {},
+            awake=self._engines.members(),
             busy=self._engines.busy() if budgeted else frozenset(),
         )
 

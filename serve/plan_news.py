@@ -33,6 +33,7 @@ class GatewayNews:
 
     Attributes:
         gateway: who says so.
+        number: of these news among those of the gateway, in the order in which it made them.
         traffic: totals since it started.
         held: requests that wait for a replica now.
         waiting: requests that replicas have accepted and have no place in their batch for.
@@ -40,12 +41,13 @@ class GatewayNews:
         power_w: that all replicas together have reported; None before any has.
         lost: replicas that it had a line to and cannot reach any more.
         strained: whether requests have come for which another replica should be awake.
-        awake: replicas that it has a line to; empty where no power budget asks for it.
-        busy: of these, those that have work.
+        awake: replicas that it has a line to.
+        busy: of these, those that have work; empty where no power budget asks for it.
 
     """
 
     gateway: str
+    number: int = 0
     traffic: Mapping[StreamKey, Traffic] = field(default_factory=dict)
     held: Mapping[StreamKey, int] = field(default_factory=dict)
     waiting: Mapping[VariantName, int] = field(default_factory=dict)

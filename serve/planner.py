@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING
 
 from cluster.nodes import GroupState
 from scheduler.fleet import Sleeper
-from scheduler.requests import ModelName, ReplicaId, VariantName
-from scheduler.traffic import Traffic
+from scheduler.requests import ModelName, VariantName
 from scheduler.validation import Rejected
 from serve import troubles
 from serve.expectations import Expectations
+from serve.hearsay import Hearsay
 from serve.obstacles import Obstacles
 from serve.plan_news import (
-    GatewayNews,
     GroupNodes,
     Planned,
     PlanNews,
@@ -28,6 +27,7 @@ from serve.plan_news import (
 )
 from serve.plan_problem import Situation, bounds, group_of, problem, slot_of
 from serve.power_budget import PowerBudget
+from serve.start_times import StartTimes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,19 +36,10 @@ if TYPE_CHECKING:
     from scheduler.plans import Demand, NodeGroupName, Plan, PlanInput
     from serve.census import Deployed
     from serve.config import Config
+    from serve.plan_news import GatewayNews
 
-# A gateway that has said nothing for this long is gone.
-FORGET_GATEWAY_S = 30.0
 # What waits is worked off within this at the quickest, however fast a replica starts.
 LEAST_CLEAR_S = 5.0
-# Weight of the newest start in the time that a replica of a variant takes.
-START_WEIGHT = 0.3
-
-
-@dataclass(slots=True)
-class _Gateway:
-    news: GatewayNews
-    heard_at_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,12 +91,12 @@ class Planner:
 
         """
         self._config = config
+        self._given = dict(variants)
         self._variants = dict(variants)
-        self._gateways: dict[str, _Gateway] = {}
+        self._hearsay = Hearsay()
         self._expectations = Expectations(now_s)
         self._obstacles = Obstacles(config.planner.no_capacity_s, config.planner.retry_s)
-        self._start_s: dict[VariantName, float] = {}
-        self._seen: frozenset[str] | None = None
+        self._starts = StartTimes()
         self._zombies: Mapping[VariantName, int] = {}
         self._planned_without: frozenset[str] = frozenset()
         self._planned: Planned | None = None
@@ -113,23 +104,26 @@ class Planner:
         self._budget = PowerBudget()
 
     def configure(self, config: Config, variants: Mapping[VariantName, Variant]) -> None:
-        """Go on with another configuration; what was learnt stays."""
+        """Go on with another configuration, and with what was learnt of variants that stay."""
+        learnt = {
+            name: variant
+            for name, variant in self._variants.items()
+            if self._given[name] == variants.get(name)
+        }
         self._config = config
-        self._variants = dict(variants)
+        self._given = dict(variants)
+        self._variants = {**variants, **learnt}
         self._obstacles.configure(config.planner.no_capacity_s, config.planner.retry_s)
 
     # ── what gateways say ───────────────────────────────────────────────────
 
     def hear(self, news: GatewayNews, now_s: float) -> PlanNews:
         """Take a gateway's news and give it the planner's."""
-        known = self._gateways.get(news.gateway)
-        if known is not None and _older(news, known.news):
+        new = self._hearsay.hear(news, now_s)
+        if new is None:
             return self.news(now_s)
-        # Of a gateway that was not known, the past is over: its totals may be of hours.
-        before = known.news.traffic if known else news.traffic
-        for key, total in news.traffic.items():
-            self._expectations.count(key, total.since(before.get(key, Traffic())))
-        self._gateways[news.gateway] = _Gateway(news, now_s)
+        for key, traffic in new.items():
+            self._expectations.count(key, traffic)
         for name, steps in news.steps.items():
             if name in self._variants:
                 self._variants[name] = replace(self._variants[name], steps=steps)
@@ -144,28 +138,19 @@ class Planner:
             *(troubles.of_plan(planned) if planned else ()),
             *((troubles.RESTING,) if self._somebody_rests() else ()),
         )
-        sleepers, power_w = self._sleepers(), self._power_w()
-        return PlanNews(planned, age_s, sleepers, power_w, told, self._budget.workers)
+        power_w = self._hearsay.power_w()
+        return PlanNews(planned, age_s, self._sleepers(), power_w, told, self._budget.workers)
 
     def urgent(self) -> bool:
         """Whether requests wait, or come, for which something should be awake that is not."""
-        gateways = self._gateways.values()
-        return any(each.news.strained or each.news.held for each in gateways) or (
-            bool(self._lost() - self._planned_without)
-        )
+        return self._hearsay.strained() or bool(self._hearsay.lost() - self._planned_without)
 
     # ── plan ────────────────────────────────────────────────────────────────
 
     def observe(self, observed: Observed) -> None:
         """Learn from the traffic since the last call, and from replicas that came up or did not."""
-        now_s = observed.now_s
-        for name in [
-            name
-            for name, each in self._gateways.items()
-            if now_s - each.heard_at_s > FORGET_GATEWAY_S
-        ]:
-            del self._gateways[name]
-        self._expectations.observe(now_s)
+        self._hearsay.forget(observed.now_s)
+        self._expectations.observe(observed.now_s)
 
     def draft(self, observed: Observed) -> Draft:
         """Write down what there is and what is expected, and remember none of it."""
@@ -201,8 +186,8 @@ class Planner:
 
     def notice(self, observed: Observed) -> None:
         """Learn from what is there: how long starts take, what is in their way, who is lost."""
-        self._time_starts(observed)
-        lost = self._lost()
+        self._starts.observe(observed.deployed.running, observed.now_s)
+        lost = self._hearsay.lost()
         there = observed.deployed.without(lost)
         self._zombies, self._planned_without = there.zombies, lost
         in_the_way, boots_s = {}, {}
@@ -220,8 +205,9 @@ class Planner:
         obstacles = {
             name: reason for name in self._variants if (reason := self._obstacles.reason(name))
         }
-        there = observed.deployed.without(self._lost())
-        return Situation(observed.now_s, there, observed.nodes, dict(self._start_s), obstacles)
+        there = observed.deployed.without(self._hearsay.lost())
+        starts_s = dict(self._starts.learnt_s)
+        return Situation(observed.now_s, there, observed.nodes, starts_s, obstacles)
 
     def _keep_budget(self, now_s: float) -> None:
         """See who has to rest; before the first look nobody is known."""
@@ -232,21 +218,14 @@ class Planner:
             self._variants,
             self._seen_last,
             wanted=self.targets(),
-            awake=self._awake(),
-            busy=frozenset().union(*(each.news.busy for each in self._gateways.values())),
+            awake=self._hearsay.awake(),
+            busy=self._hearsay.busy(),
             now_s=now_s,
         )
 
-    def _awake(self) -> dict[ReplicaId, VariantName]:
-        return {
-            replica: name
-            for each in self._gateways.values()
-            for replica, name in each.news.awake.items()
-        }
-
     def _somebody_rests(self) -> bool:
         workers = self._budget.workers
-        return workers is not None and not workers.issuperset(self._awake())
+        return workers is not None and not workers.issuperset(self._hearsay.awake())
 
     def _nodes_wanted(self, group: NodeGroupName) -> int:
         return self._planned.plan.nodes.get(group, 0) if self._planned else 0
@@ -254,37 +233,16 @@ class Planner:
     def _boot_s(self, group: NodeGroupName) -> float:
         return next((each.boot_s for each in self._config.node_groups if each.name == group), 0.0)
 
-    def _lost(self) -> frozenset[str]:
-        """Name the replicas that every gateway has lost."""
-        told = [each.news.lost for each in self._gateways.values()]
-        return frozenset.intersection(*told) if told else frozenset()
-
-    def _time_starts(self, observed: Observed) -> None:
-        """Learn how long replicas take, from those that have come up since the last look."""
-        seen = self._seen
-        for started in observed.deployed.running:
-            if seen is not None and started.replica not in seen:
-                took_s = max(0.1, observed.now_s - started.asked_at_s)
-                before_s = self._start_s.get(started.variant, took_s)
-                self._start_s[started.variant] = before_s + START_WEIGHT * (took_s - before_s)
-        self._seen = frozenset(started.replica for started in observed.deployed.running)
-
     def _demands(self, now_s: float) -> dict[StreamKey, Demand]:
-        held: dict[StreamKey, int] = {}
-        waiting: dict[VariantName, int] = {}
-        for each in self._gateways.values():
-            for key, count in each.news.held.items():
-                held[key] = held.get(key, 0) + count
-            for name, count in each.news.waiting.items():
-                waiting[name] = max(count, waiting.get(name, 0))
-        return self._expectations.demands(self._config, now_s, held, self._backlog_per_s(waiting))
+        backlog = self._backlog_per_s(self._hearsay.waiting())
+        return self._expectations.demands(self._config, now_s, self._hearsay.held(), backlog)
 
     def _backlog_per_s(self, waiting: Mapping[VariantName, int]) -> dict[ModelName, float]:
         """Say how quickly what waits in replicas is to be worked off: while one would start."""
         rates: dict[ModelName, float] = {}
         for model, entry in self._config.variants():
             name, group = VariantName(entry.name), ModelName(model.name)
-            within_s = max(LEAST_CLEAR_S, self._start_s.get(name, entry.start_s))
+            within_s = max(LEAST_CLEAR_S, self._starts.learnt_s.get(name, entry.start_s))
             rates[group] = rates.get(group, 0.0) + waiting.get(name, 0) / within_s
         return rates
 
@@ -326,21 +284,6 @@ class Planner:
                 continue
             if state.awake + state.starting >= most:
                 continue
-            start_s = self._start_s.get(name, entry.start_s)
+            start_s = self._starts.learnt_s.get(name, entry.start_s)
             sleepers.append(Sleeper(name, start_s, start_s * self._variants[name].context_power_w))
         return tuple(sleepers)
-
-    def _power_w(self) -> float | None:
-        """What replicas draw, as the gateway has it that knows of most of them."""
-        told = [
-            each.news.power_w for each in self._gateways.values() if each.news.power_w is not None
-        ]
-        return max(told, default=None)
-
-
-def _older(news: GatewayNews, known: GatewayNews) -> bool:
-    """Whether news has been overtaken on its way: totals only grow."""
-    return any(
-        news.traffic.get(key, Traffic()).requests < total.requests
-        for key, total in known.traffic.items()
-    )

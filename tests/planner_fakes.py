@@ -99,6 +99,7 @@ class Shell:
             (H100, L4), GroupState(ready=1, accelerators_per_node=4)
         )
         self._totals: dict[tuple[str, StreamKey], Traffic] = {}
+        self._numbers = 0
         self._asked = 0
 
     # ── what gateways say ───────────────────────────────────────────────────
@@ -112,7 +113,8 @@ class Shell:
             before = self._totals.get((gateway, key), Traffic())
             self._totals[gateway, key] = before.plus(traffic(count))
         totals = {key: total for (name, key), total in self._totals.items() if name == gateway}
-        return self.planner.hear(GatewayNews(gateway, totals, **news), self.now_s)
+        self._numbers += 1
+        return self.planner.hear(GatewayNews(gateway, self._numbers, totals, **news), self.now_s)
 
     # ── what there is ───────────────────────────────────────────────────────
 
