@@ -10,38 +10,24 @@ import logging
 import threading
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from cluster.kubernetes import cordons, floors, reading
+from cluster.kubernetes import consolidation, cordons, reading
 from cluster.kubernetes.api import KubernetesApi
-from cluster.kubernetes.errors import (
-    ApiConflictError,
-    ApiMissingError,
-    ApiUnreachableError,
-    NotManagedError,
-)
-from cluster.kubernetes.mirror import Mirror, backoff
-from cluster.kubernetes.objects import MANAGED
+from cluster.kubernetes.errors import ApiMissingError, NotManagedError
+from cluster.kubernetes.mirror import Mirror
 from cluster.kubernetes.states import Sight, states
+from cluster.kubernetes.writer import Writer
 from cluster.nodes import GroupState, NodesUnknownError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from cluster.kubernetes.floors import Operation
     from cluster.kubernetes.objects import GpuNode, RayCluster, Refusal, Worker
     from cluster.kubernetes.settings import KubernetesSettings
     from scheduler.plans import NodeGroupName
 
 logger = logging.getLogger("jouleserve.cluster")
-
-T = TypeVar("T")
-Limit: TypeAlias = "Callable[[], float]"
-"""Says how long a call may take, the deadline of the whole considered."""
-Decision: TypeAlias = "Callable[[GpuNode, str], tuple[Operation, ...]]"
-
-# That a call is given even when the deadline is upon us.
-_LEAST_LIMIT_S = 0.1
 
 
 def connect(settings: KubernetesSettings) -> KubernetesNodes:
@@ -77,10 +63,10 @@ class KubernetesNodes:
         self._api = api
         self._clock = clock
         self._asked: dict[NodeGroupName, int] = {}
-        self._writing = threading.Lock()
+        self._writer = Writer(settings, api)
+        self._writing = threading.RLock()
         self._cordoned: set[str] = set()
         self._closed = False
-        self._warned = False
         self._nodes: Mirror[GpuNode] = Mirror("nodes", api.nodes(), reading.node, settings)
         self._workers: Mirror[Worker] = Mirror("pods", api.workers(), reading.worker, settings)
         self._events: Mirror[Refusal | None] = Mirror(
@@ -159,6 +145,7 @@ class KubernetesNodes:
     def ask(self, nodes: Mapping[NodeGroupName, int]) -> None:
         """Have the worker groups keep at least as many workers as fill that many nodes.
 
+        Nodes beyond those are closed once they are empty, and opened again when they are wanted.
         A group that is not named goes back to the operator's own floor.
 
         Raises:
@@ -170,8 +157,9 @@ class KubernetesNodes:
         with self._writing:
             if self._closed:
                 return
-            self._write_floors(wanted)
+            self._writer.floors(wanted)
             self._asked = wanted
+            self._consolidate(wanted)
 
     def cordon(self, node: str) -> bool:
         """Close a node to new pods; what runs there stays.
@@ -185,7 +173,7 @@ class KubernetesNodes:
 
         """
         with self._writing:
-            closed = self._change_node(node, cordons.cordon)
+            closed = self._writer.node(node, cordons.cordon)
             if closed:
                 self._cordoned.add(node)
             return closed
@@ -199,7 +187,7 @@ class KubernetesNodes:
 
         """
         with self._writing:
-            self._change_node(node, cordons.uncordon)
+            self._writer.node(node, cordons.uncordon)
             self._cordoned.discard(node)
 
     def close(self) -> None:
@@ -223,76 +211,30 @@ class KubernetesNodes:
     def _withdraw(self) -> None:
         owner = self._settings.owner
         with suppress(NotManagedError):
-            self._write_floors({})
+            self._writer.floors({})
         seen = {each.name for each in self._nodes.objects() if cordons.is_ours(each, owner)}
         for name in sorted(seen | self._cordoned):
             with suppress(NotManagedError, ApiMissingError):
-                self._change_node(name, cordons.uncordon)
+                self._writer.node(name, cordons.uncordon)
 
-    # ── write ───────────────────────────────────────────────────────────────
-
-    def _write_floors(self, wanted: Mapping[NodeGroupName, int]) -> None:
-        settings = self._settings
-
-        def write(limit: Limit) -> None:
-            found = reading.raycluster(self._api.raycluster(limit()))
-            if not found.managed:
-                raise NotManagedError(
-                    f"RayCluster {settings.owner} is not ours to change; to let it scale: kubectl"
-                    f" annotate raycluster -n {settings.namespace} {settings.raycluster}"
-                    f" {MANAGED}=true"
-                )
-            self._warn_of_no_autoscaler(found, wanted)
-            operations = floors.patch(found, settings.groups, wanted)
-            if operations:
-                self._api.patch_raycluster(operations, limit())
-                logger.info("floors of RayCluster %s: %s", settings.owner, dict(wanted))
-
-        self._again(write)
-
-    def _warn_of_no_autoscaler(
-        self, found: RayCluster, wanted: Mapping[NodeGroupName, int]
-    ) -> None:
-        if not found.autoscaled and any(wanted.values()) and not self._warned:
-            self._warned = True
-            logger.warning(
-                "RayCluster %s has enableInTreeAutoscaling off: workers that are asked for come,"
-                " and nobody takes them away again",
+    def _consolidate(self, wanted: Mapping[NodeGroupName, int]) -> None:
+        """Close and open nodes as far as is known; what has changed since is for the next turn."""
+        self._wait_for_the_first()
+        clusters = self._rayclusters.objects()
+        groups = {group.name: group for group in clusters[0].groups} if clusters else {}
+        workers = [worker for worker in self._workers.objects() if worker.node]
+        for name, count in wanted.items():
+            settings, group = self._settings.groups[name], groups.get(name)
+            if group is None:
+                continue
+            chosen = consolidation.turn(
+                [node for node in self._nodes.objects() if node.matches(settings.selector)],
+                workers,
+                consolidation.needed(group, count, settings.workers_per_node),
                 self._settings.owner,
             )
-
-    def _change_node(self, name: str, decide: Decision) -> bool:
-        def write(limit: Limit) -> bool:
-            found = reading.node(self._api.node(name, limit()))
-            if not found.managed:
-                raise NotManagedError(
-                    f"node {name} is not ours to change; to let it be emptied:"
-                    f" kubectl annotate node {name} {MANAGED}=true"
-                )
-            operations = decide(found, self._settings.owner)
-            if operations:
-                self._api.patch_node(name, operations, limit())
-                logger.info("node %s: %s", name, decide.__name__)
-                return decide is cordons.cordon
-            return cordons.is_ours(found, self._settings.owner)
-
-        return self._again(write)
-
-    def _again(self, write: Callable[[Limit], T]) -> T:
-        """Read and write again while others write in between, up to a deadline."""
-        deadline_s = time.monotonic() + self._settings.ask_deadline_s
-
-        def limit() -> float:
-            left_s = deadline_s - time.monotonic()
-            return max(_LEAST_LIMIT_S, min(left_s, self._settings.request_timeout_s))
-
-        pauses = backoff(self._settings.backoff_s, self._settings.backoff_limit_s)
-        while True:
-            try:
-                return write(limit)
-            except (ApiConflictError, ApiUnreachableError) as error:
-                pause_s = next(pauses)
-                if time.monotonic() + pause_s >= deadline_s:
-                    raise
-                logger.debug("once more in %.1f s: %s", pause_s, error)
-                time.sleep(pause_s)
+            with suppress(NotManagedError, ApiMissingError):
+                for node in chosen.opening:
+                    self.uncordon(node)
+                for node in chosen.closing:
+                    self.cordon(node)

@@ -77,7 +77,7 @@ class ReplicaProbe:
         )
 
     async def replicas(self) -> list[dict[str, Any]]:
-        """List every process of the application: deployment, replica and pid."""
+        """List every process of the application: deployment, replica, pid and node."""
         return await self._ask("replicas")
 
     async def statuses(self) -> list[dict[str, Any]]:

@@ -46,6 +46,7 @@ def replicas() -> list[dict[str, Any]]:
             "deployment": name,
             "replica": replica["replica_id"],
             "pid": replica["pid"],
+            "node": replica["node_id"],
             "actor": replica["actor_name"],
         }
         for name, deployment in deployments.items()

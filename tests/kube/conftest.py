@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cluster.kubernetes.nodes import KubernetesNodes, connect
-from tests.kube.control_plane import UP_S, ControlPlane
+from tests.kube.control_plane import UP_S, ControlPlane, Fate
 from tests.kube.operated_cluster import GPUS, HOLLOW_NODES, OperatedCluster
 
 if TYPE_CHECKING:
@@ -54,6 +54,14 @@ def demo(plane: ControlPlane) -> Iterator[OperatedCluster]:
         yield cluster
     finally:
         cluster.end()
+
+
+@pytest.fixture
+def fate(plane: ControlPlane) -> Iterator[Fate]:
+    """Let a test take the API server away; it is back at the end whatever happens."""
+    fate = Fate(plane)
+    yield fate
+    fate.restore()
 
 
 @pytest.fixture

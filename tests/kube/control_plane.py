@@ -174,6 +174,25 @@ class ControlPlane:
         return True
 
 
+class Fate:
+    """Takes the API server away and brings it back."""
+
+    def __init__(self, plane: ControlPlane) -> None:
+        self._plane = plane
+        self._undo: Callable[[], None] | None = None
+
+    def kill(self) -> None:
+        self._undo = self._plane.kill_api_server()
+
+    def freeze(self) -> None:
+        self._undo = self._plane.freeze_api_server()
+
+    def restore(self) -> None:
+        undo, self._undo = self._undo, None
+        if undo is not None:
+            undo()
+
+
 def _lives(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"

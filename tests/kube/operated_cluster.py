@@ -108,6 +108,26 @@ class OperatedCluster:
             self.made.append(name)
         return self.made
 
+    def put_on_paper(self, container: Mapping[str, object]) -> str:
+        """Make a worker on a node without a kubelet, and write its container's status."""
+        group = self.group() | {"replicas": 1}
+        self.plane.merge(self.path, {"spec": {"workerGroupSpecs": [group]}})
+        (name,) = self.reconcile(nodeName=paper_node(self.plane, "paper"))
+        self.write_container(name, container)
+        return name
+
+    def write_container(self, worker: str, container: Mapping[str, object]) -> None:
+        """Write the status of a worker's container as its kubelet would."""
+        unstarted = {
+            "name": "ray-worker",
+            "image": "registry.example/ray:2.60",
+            "imageID": "",
+            "ready": False,
+            "restartCount": 0,
+        }
+        status = {"phase": "Pending", "containerStatuses": [unstarted | dict(container)]}
+        self.plane.merge(f"{self.pods}/{worker}/status", {"status": status})
+
     def _tell(self, told_by: str, why: str) -> None:
         if told_by == "condition":
             condition = {

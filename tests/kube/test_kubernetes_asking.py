@@ -11,8 +11,9 @@ import pytest
 
 from cluster.kubernetes.errors import NotManagedError
 from cluster.kubernetes.objects import CORDONED_BY, FLOORS, MANAGED
+from cluster.kubernetes.settings import PRODUCT_LABEL, KubernetesGroup
 from tests.kube.control_plane import eventually
-from tests.kube.operated_cluster import GROUP, OperatedCluster, paper_node
+from tests.kube.operated_cluster import GROUP, OperatedCluster, paper_node, ready_status
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -185,3 +186,53 @@ def test_closing_opens_what_we_closed(demo: OperatedCluster, connected: Connect)
     assert nodes.cordon(name)
     nodes.close()
     assert not demo.plane.get(f"/api/v1/nodes/{name}")["spec"].get("unschedulable")
+
+
+def test_nodes_beyond_the_plan_are_closed_once_empty_and_opened_when_wanted(
+    demo: OperatedCluster, connected: Connect
+) -> None:
+    product = "consolidated"
+    gpus = {"nvidia.com/gpu": "8"}
+    names = [paper_node(demo.plane, product, annotations={MANAGED: "true"}) for _ in range(3)]
+    for name in names:
+        path = f"/api/v1/nodes/{name}/status"
+        status = ready_status(ready=True, since="2026-01-01T00:00:00Z", allocatable=gpus)
+        demo.plane.merge(path, status)
+    groups = {GROUP: KubernetesGroup({PRODUCT_LABEL: (product,)})}
+    nodes = connected(demo.settings(groups=groups))
+
+    def closed() -> list[str]:
+        return [
+            name
+            for name in names
+            if demo.plane.get(f"/api/v1/nodes/{name}")["spec"].get("unschedulable")
+        ]
+
+    def ready(count: int) -> bool:
+        return bool(eventually(lambda: nodes.observe()[GROUP].ready == count))
+
+    assert ready(3)
+    nodes.ask({GROUP: 2})
+    (spare,) = closed()
+    used = next(name for name in names if name != spare)
+    assert len(demo.reconcile(nodeName=used)) == 2
+    assert eventually(lambda: len(nodes.workers_on(used)) == 2)
+    nodes.ask({GROUP: 1})
+    assert closed() == [spare], "two workers are due still"
+
+    def asked_again(count: int) -> int:
+        nodes.ask({GROUP: count})
+        return len(closed())
+
+    # Ray's autoscaler ends a worker that is left without replicas.
+    group = demo.group() | {"replicas": 1}
+    demo.plane.merge(demo.path, {"spec": {"workerGroupSpecs": [group]}})
+    demo.plane.delete(f"{demo.pods}/{demo.made.pop()}")
+    assert eventually(lambda: asked_again(1) == 2)
+    assert used not in closed()
+    assert list(nodes.workers_on(used)) == demo.made
+
+    nodes.ask({GROUP: 2})
+    assert ready(2)
+    nodes.close()
+    assert closed() == []

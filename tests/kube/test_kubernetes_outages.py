@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from cluster.kubernetes.api import Change, Feed, Page
     from cluster.kubernetes.nodes import KubernetesNodes
     from cluster.kubernetes.settings import KubernetesSettings
-    from tests.kube.control_plane import ControlPlane
+    from tests.kube.control_plane import Fate
 
     Connect = Callable[[KubernetesSettings], KubernetesNodes]
 
@@ -33,33 +33,6 @@ pytestmark = [pytest.mark.kube, pytest.mark.timeout(600)]
 STALE_S = 6.0
 ASK_S = 4.0
 RESTART_S = 120.0
-
-
-@pytest.fixture
-def fate(plane: ControlPlane) -> Iterator[Fate]:
-    """Let a test take the API server away; it is back at the end whatever happens."""
-    fate = Fate(plane)
-    yield fate
-    fate.restore()
-
-
-class Fate:
-    """Takes the API server away and brings it back."""
-
-    def __init__(self, plane: ControlPlane) -> None:
-        self._plane = plane
-        self._undo: Callable[[], None] | None = None
-
-    def kill(self) -> None:
-        self._undo = self._plane.kill_api_server()
-
-    def freeze(self) -> None:
-        self._undo = self._plane.freeze_api_server()
-
-    def restore(self) -> None:
-        undo, self._undo = self._undo, None
-        if undo is not None:
-            undo()
 
 
 def _known(nodes: KubernetesNodes) -> bool:

@@ -13,7 +13,7 @@ from tests.kube.control_plane import RefusedError, eventually
 from tests.kube.operated_cluster import GROUP, OperatedCluster, paper_node, ready_status
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from cluster.kubernetes.nodes import KubernetesNodes
     from cluster.kubernetes.settings import KubernetesSettings
@@ -100,33 +100,10 @@ def test_a_worker_that_waits_is_a_node_to_come_and_then_trouble(
     assert eventually(lambda: nodes.observe()[GROUP].trouble != trouble)
 
 
-def _put_on_paper(demo: OperatedCluster, container: Mapping[str, object]) -> str:
-    """Make a worker on a node without a kubelet, and write its container's status."""
-    node = paper_node(demo.plane, "paper")
-    group = demo.group() | {"replicas": 1}
-    demo.plane.merge(demo.path, {"spec": {"workerGroupSpecs": [group]}})
-    (name,) = demo.reconcile(nodeName=node)
-    status = {
-        "phase": "Pending",
-        "containerStatuses": [
-            {
-                "name": "ray-worker",
-                "image": "registry.example/ray:2.60",
-                "imageID": "",
-                "ready": False,
-                "restartCount": 0,
-            }
-            | dict(container)
-        ],
-    }
-    demo.plane.merge(f"{demo.pods}/{name}/status", {"status": status})
-    return name
-
-
 @pytest.mark.parametrize("reason", ["ErrImagePull", "ImagePullBackOff", "InvalidImageName"])
 def test_a_missing_image_is_told(demo: OperatedCluster, connected: Connect, reason: str) -> None:
     waiting = {"reason": reason, "message": "manifest unknown"}
-    _put_on_paper(demo, {"state": {"waiting": waiting}})
+    demo.put_on_paper({"state": {"waiting": waiting}})
     trouble = _trouble(connected(demo.settings()), reason)
     assert trouble.startswith("group 'h100': image 'registry.example/ray:2.60' of worker demo-")
     assert "manifest unknown" in trouble
@@ -142,7 +119,7 @@ def test_a_crash_loop_is_told(demo: OperatedCluster, connected: Connect) -> None
         "lastState": {"terminated": {"exitCode": 137, "reason": "OOMKilled"}},
         "restartCount": 7,
     }
-    name = _put_on_paper(demo, container)
+    name = demo.put_on_paper(container)
     trouble = _trouble(connected(demo.settings()), "CrashLoopBackOff")
     assert f"worker {name} does not stay up, 7 restarts so far" in trouble
     assert "exit code 137 OOMKilled" in trouble

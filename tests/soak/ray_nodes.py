@@ -65,12 +65,15 @@ class RayNodes:
 
 
 @contextmanager
-def ray_nodes(workers: int, worker: Mapping[str, Any]) -> Iterator[RayNodes]:
+def ray_nodes(
+    workers: int, worker: Mapping[str, Any], environment: Mapping[str, str] | None = None
+) -> Iterator[RayNodes]:
     """Start nodes; end them whatever happens.
 
     Args:
         workers: beside the head, which has no room for replicas that need a GPU.
         worker: what each has, as `ray.cluster_utils.Cluster.add_node` takes it.
+        environment: of Ray's processes, beside what they always have.
 
     """
     settings = json.dumps({"workers": workers, "worker": worker})
@@ -85,6 +88,7 @@ def ray_nodes(workers: int, worker: Mapping[str, Any]) -> Iterator[RayNodes]:
             **LOCAL_ENVIRONMENT,
             **places(directory, ports.reserve()),
             "PYTHONPATH": str(PROJECT),
+            **(environment or {}),
         },
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
