@@ -70,11 +70,17 @@ bench: setup  ## micro-benchmarks in benchmarks/
 	@$(BIN)/python -m pytest benchmarks -o python_files='bench_*.py' \
 		-o timeout=600 --benchmark-only
 
-lock: setup  ## renew requirements/cpu.txt and requirements/cuda.txt from pyproject.toml (UPGRADE=1: newest versions)
+lock: setup  ## renew requirements/{cpu,cuda,compress}.txt from pyproject.toml (UPGRADE=1: newest versions)
 	@echo "==> locking for cpu"
 	@. scripts/pip_settings.sh && adopt_pip_settings && find_cpu_torch && \
 	$(LOCK) $(if $(UPGRADE),--upgrade) --extra cpu --override requirements/overrides-cpu.txt \
 		--output-file requirements/cpu.txt $$TORCH_OPTIONS
+	@echo "==> locking for compression"
+	@. scripts/pip_settings.sh && adopt_pip_settings && find_cpu_torch && \
+	$(BIN)/uv pip compile --quiet --group pyproject.toml:compress --python-version 3.11 \
+		--python-platform x86_64-manylinux_2_28 --no-annotate --no-emit-index-url --no-emit-find-links \
+		--custom-compile-command "make lock" $(if $(UPGRADE),--upgrade) \
+		--override requirements/overrides-cpu.txt --output-file requirements/compress.txt $$TORCH_OPTIONS
 	@echo "==> locking for cuda"
 	@. scripts/pip_settings.sh && adopt_pip_settings && unset UV_FIND_LINKS && \
 	$(LOCK) $(if $(UPGRADE),--upgrade) --extra cuda --output-file requirements/cuda.txt

@@ -67,12 +67,13 @@ def _make(target: Path, make: Callable[[Path], None]) -> None:
 def _settle(directory: Path) -> None:
     """Put the files on disk before the directory gets its name: a power failure hollows none.
 
-    Some writers leave files for their owner only; the directory's mode, the umask's, rules.
+    Some writers leave files for their owner only; the directory's mode, the umask's, rules. Links
+    are left alone: what they lead to is somebody else's.
     """
     mode = directory.stat().st_mode & 0o666
     for file in directory.rglob("*"):
-        if file.is_file():
-            file.chmod(mode)
+        if file.is_file() and not file.is_symlink():
+            file.chmod(mode | file.stat().st_mode & 0o111)
             descriptor = os.open(file, os.O_RDONLY)
             try:
                 os.fsync(descriptor)

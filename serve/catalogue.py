@@ -82,6 +82,11 @@ def _prefix_block_tokens(entry: VariantConfig) -> int:
     return _CPU_PREFIX_BLOCK_TOKENS if entry.accelerator == CPU else _PREFIX_BLOCK_TOKENS
 
 
+def predicted_steps(entry: VariantConfig) -> AffineSteps:
+    """Predict the steps of a variant from first principles; blocks as `variants` does."""
+    return _unlimited_steps(entry.model_copy(update={"profile": None}), _checkpoint(entry))
+
+
 def ledger(entry: VariantConfig) -> Ledger:
     """Make the energy ledger of a replica of a variant; blocks as `variants` does."""
     return Ledger(

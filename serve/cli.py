@@ -22,10 +22,11 @@ from serve import cli_tables, cluster_record, config_file, pins, session
 from serve.checkpoints import CheckpointError
 from serve.cluster_record import ClusterError
 from serve.config import Config
-from serve.config_file import ConfigFileError
 from serve.default_config import load_default
 from serve.deployment import serve_config
 from serve.live_view import open_view, print_endpoints
+from serve.section_file import ConfigFileError
+from serve.variants import cli as variants_cli
 
 if TYPE_CHECKING:
     from protos.jouleserve.client import GenerateOptions, Stream
@@ -47,6 +48,7 @@ app = typer.Typer(
 )
 config_app = typer.Typer(no_args_is_help=True, help="Look at configurations.")
 app.add_typer(config_app, name="config")
+app.add_typer(variants_cli.app, name="variants")
 
 ConfigOption = Annotated[
     Path | None,
@@ -56,6 +58,9 @@ AddressOption = Annotated[
     str, typer.Option(help="Host and port of a gateway; by default the one that `up` started.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+ForceOption = Annotated[
+    bool, typer.Option("--force", help="Serve variants that their gate has refused.")
+]
 PortOption = Annotated[
     int | None, typer.Option(min=1, max=65535, help="Instead of the configuration's.")
 ]
@@ -81,7 +86,7 @@ def whole_app() -> typer.Typer:
 
 
 @app.command()
-def up(
+def up(  # noqa: PLR0913 (options of a command)
     config: ConfigOption = None,
     *,
     detach: Annotated[bool, typer.Option(help="Leave it running in the background.")] = False,
@@ -94,9 +99,10 @@ def up(
     ] = None,
     grpc_port: PortOption = None,
     http_port: PortOption = None,
+    force: ForceOption = False,
 ) -> None:
     """Serve the configured models; Ctrl-C stops everything."""
-    chosen = _with_ports(_load(config), grpc_port, http_port)
+    chosen = _with_ports(_load(config, force=force), grpc_port, http_port)
     with session.terminable():
         with open_view(OUT) as view:
             record = session.bring_up(chosen, view, ray_address=address)
@@ -240,15 +246,16 @@ def config_check(
     file: Annotated[Path, typer.Argument(help="Configuration file.")],
     *,
     show: Annotated[bool, typer.Option(help="Print it with every default spelt out.")] = False,
+    force: ForceOption = False,
 ) -> None:
     """Say what is wrong with a configuration, with lines; start nothing."""
-    config = config_file.load(file)
+    config = config_file.load(file, force=force)
     if show:
         sys.stdout.write(config_file.dump(config))
     else:
         variants = [variant.name for _, variant in config.variants()]
         names = ", ".join(variants)
-        OUT.print(f"{file}: {len(config.models)} models, {len(variants)} variants ({names}); good")
+        OUT.print(f"{file}: models {len(config.models)}, variants {len(variants)} ({names}); good")
 
 
 @config_app.command("schema")
@@ -266,8 +273,8 @@ def config_ray(config: ConfigOption = None) -> None:
 # ----------------------------------------------------------------------------------------- support
 
 
-def _load(file: Path | None) -> Config:
-    return load_default() if file is None else config_file.load(file)
+def _load(file: Path | None, *, force: bool = False) -> Config:
+    return load_default() if file is None else config_file.load(file, force=force)
 
 
 def _with_ports(config: Config, grpc_port: int | None, http_port: int | None) -> Config:

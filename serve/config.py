@@ -102,6 +102,9 @@ class VariantConfig(Section):
     """What produces the tokens; `echo` repeats the prompt and is for tests."""
     checkpoint: CheckpointConfig | None = None
     """The weights; the echo engine has none."""
+    manifest: str | None = None
+    """Name of a variant that `jouleserve variants build` has made: its checkpoint, its quality and
+    its profile. One that its gate has refused is served with `up --force` only."""
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     """Precision of unquantized weights and of activations; by default the checkpoint's own."""
     quantization: str | None = None

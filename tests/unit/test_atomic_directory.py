@@ -134,3 +134,20 @@ def test_files_are_as_open_as_their_directory(tmp_path: Path) -> None:
     target = made_once(tmp_path / "target", make, deadline_s=DEADLINE_S)
 
     assert (target / "a").stat().st_mode & 0o666 == target.stat().st_mode & 0o666
+
+
+def test_programs_stay_programs_and_what_links_lead_to_is_left_alone(tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs"
+    theirs.write_text("#!/bin/sh\n")
+    theirs.chmod(0o755)
+
+    def make(workspace: Path) -> None:
+        own = workspace / "own"
+        own.write_text("#!/bin/sh\n")
+        own.chmod(0o700)
+        (workspace / "link").symlink_to(theirs)
+
+    made = made_once(tmp_path / "target", make, deadline_s=1.0)
+    assert theirs.stat().st_mode & 0o777 == 0o755
+    assert (made / "own").stat().st_mode & 0o111
+    assert (made / "link").is_symlink()

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serve.config_file import ConfigFileError, Mistake, dump, load, parse_config, schema
+from serve.config_file import dump, load, parse_config, schema
 from serve.default_config import CPU_FILE, CUDA_FILE
+from serve.section_file import ConfigFileError, Mistake
 
 if TYPE_CHECKING:
     from serve.config import Config

@@ -1,0 +1,161 @@
+"""`jouleserve variants`: make variants, look at them, and take them away.
+
+Its own module because it alone knows the options of these commands and how manifests look in a
+terminal.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path  # noqa: TC003 (typer reads annotations)
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from serve.checkpoints import CheckpointError, cache_directory
+from serve.section_file import ConfigFileError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from serve.variants.manifest import Figure, Manifest
+    from serve.variants.registry import Registry
+
+_PIPE_WIDTH = 160
+_MB, _MS = 1e6, 1e3
+_COMPARED_BATCH = 8
+OUT = Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH)
+ERR = Console(stderr=True, width=None if sys.stderr.isatty() else _PIPE_WIDTH)
+
+app = typer.Typer(no_args_is_help=True, help="Make variants of a model, and look at them.")
+
+NameArgument = Annotated[str, typer.Argument(help="Of the variant.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command("build")
+def build(
+    recipe: Annotated[Path, typer.Argument(help="YAML file.")],
+    *,
+    check: Annotated[bool, typer.Option("--check", help="Only say what is wrong with it.")] = False,
+) -> None:
+    """Make a variant by a recipe: its steps, then measured, compared with its base, and judged."""
+    from serve.variants import build as pipeline
+    from serve.variants.errors import BuildError
+    from serve.variants.recipe_file import load
+    from serve.variants.workshop import WorkshopError
+
+    cache = cache_directory(os.environ)
+    kit = pipeline.Kit(cache, lambda text: ERR.print(text, markup=False, highlight=False))
+    try:
+        wanted = load(recipe)
+        if check:
+            pipeline.check(wanted, kit)
+            return
+        made = pipeline.build(wanted, kit)
+    except ConfigFileError as error:
+        ERR.print(str(error), markup=False, highlight=False)
+        raise typer.Exit(2) from error
+    except (BuildError, CheckpointError, WorkshopError) as error:
+        ERR.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from error
+    _registry().save(made)
+    _print_one(made)
+
+
+@app.command("list")
+def list_all(*, as_json: JsonOption = False) -> None:
+    """List the variants that were made on this machine."""
+    made = list(_registry().all())
+    if as_json:
+        OUT.print_json(data=[each.model_dump(mode="json") for each in made])
+        return
+    _print_table(made)
+
+
+@app.command("show")
+def show(name: NameArgument, *, as_json: JsonOption = False) -> None:
+    """Show everything that is known of a variant."""
+    made = _known(name)
+    if as_json:
+        OUT.print_json(made.model_dump_json())
+        return
+    _print_one(made)
+
+
+@app.command("compare")
+def compare(names: Annotated[list[str], typer.Argument(help="Of variants.")]) -> None:
+    """Put variants side by side."""
+    _print_table([_known(name) for name in names])
+
+
+@app.command("remove")
+def remove(name: NameArgument) -> None:
+    """Forget a variant, and delete what no other one is made of."""
+    _known(name)
+    for directory in _registry().remove(name):
+        OUT.print(f"deleted {directory}", markup=False, highlight=False)
+
+
+def _registry() -> Registry:
+    from serve.variants.registry import Registry
+
+    return Registry(cache_directory(os.environ))
+
+
+def _known(name: str) -> Manifest:
+    from serve.variants.registry import UnknownVariantError
+
+    try:
+        return _registry().load(name)
+    except UnknownVariantError as error:
+        ERR.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from error
+
+
+def _print_table(made: Sequence[Manifest]) -> None:
+    table = Table("variant", "verdict", box=None)
+    for heading in ("weights MB", "perplexity ×", "agreement", "tasks", "step ms at 8", "J/token"):
+        table.add_column(heading, justify="right")
+    for each in made:
+        step_s = each.profile.t0_s + each.profile.t1_s * _COMPARED_BATCH
+        step_j = each.profile.e0_j + each.profile.e1_j * _COMPARED_BATCH
+        table.add_row(
+            each.name,
+            _verdict(each),
+            f"{each.weight_bytes / _MB:.0f}",
+            _spread(each.quality.perplexity_ratio),
+            _spread(each.quality.agreement),
+            f"{each.quality.tasks:.2f}",
+            f"{step_s * _MS:.1f}",
+            f"{step_j / _COMPARED_BATCH:.2f}",
+        )
+    OUT.print(table)
+
+
+def _print_one(made: Manifest) -> None:
+    _print_table([made])
+    lines = [f"checkpoint {made.checkpoint}"]
+    lines += [f"step {stage.kind} took {stage.took_s:.0f} s" for stage in made.stages]
+    lines += [
+        (
+            f"perplexity {made.quality.perplexity:.2f}, the base's"
+            f" {made.quality.base_perplexity:.2f}, on {made.quality.positions} tokens; tasks"
+            f" {made.quality.tasks:.2f}, the base's {made.quality.base_tasks:.2f}"
+        ),
+        f"measured on {made.profile.measured_on}",
+    ]
+    lines += [f"refused: {reason}" for reason in made.refusals()]
+    for line in lines:
+        OUT.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _verdict(made: Manifest) -> str:
+    return "refused" if made.refusals() else "accepted"
+
+
+def _spread(figure: Figure) -> str:
+    return f"{figure.value:.3f} ({figure.low:.3f} to {figure.high:.3f})"

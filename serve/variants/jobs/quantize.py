@@ -1,0 +1,105 @@
+"""Quantize a checkpoint with llm-compressor; the result is what vLLM loads as it is.
+
+Its own module because it is all that knows of llm-compressor.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from serve.variants.job import Asked, JobError, passages, run, tell
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from transformers import PreTrainedTokenizerBase
+
+_SCHEMES = {"w8a8": "W8A8", "w4a16": "W4A16", "fp8": "FP8_DYNAMIC"}
+_KEPT = ["lm_head"]
+
+
+def quantize(asked: Asked) -> Mapping[str, object]:
+    """Write the quantized form of `base` into `into`."""
+    from llmcompressor import oneshot
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tell("loading")
+    model = AutoModelForCausalLM.from_pretrained(asked["base"], dtype="auto")
+    tokenizer = AutoTokenizer.from_pretrained(asked["base"])
+    calibrated = asked["method"] != "rtn" or asked["kv_cache"] == "fp8"
+    given: dict[str, Any] = {"model": model, "tokenizer": tokenizer, "recipe": _recipe(asked)}
+    if calibrated:
+        tell("calibrating")
+        given |= {
+            "dataset": _dataset(asked, tokenizer),
+            "num_calibration_samples": asked["calibration"]["samples"],
+            "max_seq_length": asked["calibration"]["tokens"],
+            "shuffle_calibration_samples": False,
+            "pipeline": "sequential",
+        }
+    oneshot(**given)
+    tell("writing")
+    model.save_pretrained(asked["into"], save_compressed=True)
+    tokenizer.save_pretrained(asked["into"])
+    return {"calibrated": calibrated}
+
+
+def _recipe(asked: Asked) -> list[object]:
+    """Put the modifiers together, in the order in which they act."""
+    from llmcompressor.modifiers.gptq import GPTQModifier
+    from llmcompressor.modifiers.quantization import QuantizationModifier
+    from llmcompressor.modifiers.transform.smoothquant import SmoothQuantModifier
+
+    common: dict[str, Any] = {"ignore": _KEPT}
+    if asked["kv_cache"] == "fp8":
+        common["kv_cache_scheme"] = {
+            "num_bits": 8, "type": "float", "strategy": "tensor", "dynamic": False,
+            "symmetric": True,
+        }  # fmt: skip
+    common |= _groups(asked)
+    match asked["method"]:
+        case "rtn":
+            return [QuantizationModifier(**common)]
+        case "gptq":
+            return [GPTQModifier(**common)]
+        case "smoothquant_gptq":
+            return [SmoothQuantModifier(smoothing_strength=0.8), GPTQModifier(**common)]
+        case "awq":
+            from llmcompressor.modifiers.awq import AWQModifier
+
+            return [AWQModifier(**common)]
+        case unknown:
+            raise JobError(f"no method {unknown!r}")
+
+
+def _groups(asked: Asked) -> dict[str, Any]:
+    from compressed_tensors.quantization import preset_name_to_scheme
+
+    scheme = preset_name_to_scheme(_SCHEMES[asked["scheme"]], targets=["Linear"])
+    if asked["scheme"] == "w4a16":
+        weights = scheme.weights.model_copy(update={"group_size": asked["group_size"]})
+        scheme = scheme.model_copy(update={"weights": weights})
+    return {"config_groups": {"group_0": scheme}}
+
+
+def _dataset(asked: Asked, tokenizer: PreTrainedTokenizerBase) -> object:
+    """Cut the calibration text into samples of equal length, passage after passage."""
+    from datasets import Dataset
+
+    count, length = asked["calibration"]["samples"], asked["calibration"]["tokens"]
+    stream: list[int] = []
+    for passage in passages(asked["texts"]["calibration"]):
+        stream += tokenizer(passage + "\n\n", add_special_tokens=False)["input_ids"]
+    if len(stream) < length:
+        raise JobError(
+            f"the calibration text has {len(stream)} tokens, less than one sample of {length}"
+        )
+    # Samples overlap where the text is short: each begins a step further.
+    step = max(1, min(length, (len(stream) - length) // max(1, count - 1)))
+    samples = [stream[at : at + length] for at in range(0, len(stream) - length + 1, step)][:count]
+    rows = {"input_ids": samples, "attention_mask": [[1] * length for _ in samples]}
+    return Dataset.from_dict(rows)
+
+
+if __name__ == "__main__":
+    run(quantize)

@@ -1,0 +1,158 @@
+"""Measure a checkpoint on the live engine: what it thinks of a text, what it answers, how fast.
+
+Its own module because it is a job of the serving environment: it loads vLLM, and its memory goes
+with its process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vllm import SamplingParams
+from vllm.inputs import tokens_input
+
+from serve.engine import EngineRequest
+from serve.engine_vllm import VllmEngine, VllmOptions
+from serve.frontend_vllm import encode
+from serve.variants.job import Asked, passages, run, tell
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from transformers import PreTrainedTokenizerBase
+
+    from serve.engine import EngineStep
+
+CONTEXT_TOKENS = 1024
+KV_CACHE_BYTES = 1 << 30
+BATCHES = (1, 2, 4, 8, 16)
+DECODE_PROMPT_TOKENS, DECODE_TOKENS = 32, 24
+PREFILL_TOKENS, PREFILLS = 256, 4
+ANSWER_TOKENS = 8
+
+
+class _Engine(VllmEngine):
+    """vLLM as it serves, and what it thinks of given tokens."""
+
+    async def score(self, token_ids: list[int]) -> list[tuple[float, int]]:
+        """Give each token but the first its log probability, and the most probable in its place."""
+        parameters = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=1)
+        outputs = self._live().generate(tokens_input(token_ids), parameters, "score")
+        thought = [output.prompt_logprobs async for output in outputs][-1] or []
+        return [
+            (given[token].logprob, next(key for key, each in given.items() if each.rank == 1))
+            for token, given in zip(token_ids[1:], thought[1:], strict=True)
+            if given is not None
+        ]
+
+
+def measure(asked: Asked) -> Mapping[str, object]:
+    """Load `base`, measure it, and write `measurement.json` into `into`."""
+    content = asyncio.run(_measured(asked))
+    Path(asked["into"], "measurement.json").write_text(json.dumps(content), encoding="utf-8")
+    return {"load_s": content["load_s"]}
+
+
+async def _measured(asked: Asked) -> Mapping[str, object]:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(asked["base"])
+    steps: list[EngineStep] = []
+    options = VllmOptions(
+        checkpoint=asked["base"],
+        on_cpu=asked["on_cpu"],
+        kv_cache_bytes=KV_CACHE_BYTES,
+        max_context_tokens=CONTEXT_TOKENS,
+        max_batch=max(BATCHES),
+        # Every token is computed when it is measured.
+        extra={"enable_prefix_caching": False, **asked["engine_options"]},
+    )
+    engine = _Engine(options, steps.append)
+    tell("loading the engine")
+    began_s = time.monotonic()
+    await engine.start()
+    try:
+        load_s = time.monotonic() - began_s
+        tell("reading the held-out text")
+        # One at a time: what else is in the batch changes the last bits of bf16.
+        texts = passages(asked["texts"]["heldout"])
+        scores = [await engine.score(_tokens(tokenizer, text)) for text in texts]
+        tell("answering the tasks")
+        answers = [await _answer(engine, tokenizer, task) for task in _tasks(asked)]
+        tell("timing steps")
+        prefill_s, decode_s = await _times(engine, steps)
+    finally:
+        await engine.stop()
+    return {
+        "load_s": load_s,
+        "logprobs": [[each[0] for each in passage] for passage in scores],
+        "top_token_ids": [[each[1] for each in passage] for passage in scores],
+        "answers": answers,
+        "prefill_s_per_token": prefill_s,
+        "decode_step_s": decode_s,
+    }
+
+
+def _tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    ids: list[int] = tokenizer(text)["input_ids"]
+    # Where a tokenizer marks no beginning, the first token is only context.
+    return ids[: CONTEXT_TOKENS - 1]
+
+
+def _tasks(asked: Asked) -> list[str]:
+    lines = Path(asked["texts"]["tasks"]).read_text(encoding="utf-8").splitlines()
+    return [json.loads(line)["prompt"] for line in lines if line.strip()]
+
+
+async def _answer(engine: _Engine, tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
+    text = ""
+    parameters = SamplingParams(max_tokens=ANSWER_TOKENS, temperature=0.0)
+    request = _request("task", _tokens(tokenizer, prompt), ANSWER_TOKENS, parameters)
+    async for delta in engine.generate(request):
+        text += delta.text
+    return text
+
+
+async def _times(engine: _Engine, steps: list[EngineStep]) -> tuple[float, dict[str, list[float]]]:
+    """Take the times of steps: prefill by the token, decode by the batch."""
+    prefills: list[float] = []
+    for turn in range(PREFILLS + 1):
+        steps.clear()
+        await _run(engine, [[7 + turn] * PREFILL_TOKENS], 1)
+        prefills.append(sum(step.duration_s for step in steps) / PREFILL_TOKENS)
+    decodes: dict[str, list[float]] = {}
+    for batch in BATCHES:
+        steps.clear()
+        await _run(engine, [[7 + place] * DECODE_PROMPT_TOKENS for place in range(batch)],
+                   DECODE_TOKENS)  # fmt: skip
+        decodes[str(batch)] = [
+            step.duration_s
+            for step in steps
+            if step.decode_sequences == batch and not step.prefill_tokens
+        ]
+    # The first of a kind pays for what is made once.
+    return sorted(prefills[1:])[PREFILLS // 2], decodes
+
+
+async def _run(engine: _Engine, prompts: Sequence[list[int]], tokens: int) -> None:
+    parameters = SamplingParams(max_tokens=tokens, temperature=0.0, ignore_eos=True)
+
+    async def one(place: int, prompt: list[int]) -> None:
+        async for _ in engine.generate(_request(f"time-{place}", prompt, tokens, parameters)):
+            pass
+
+    await asyncio.gather(*(one(place, prompt) for place, prompt in enumerate(prompts)))
+
+
+def _request(
+    name: str, prompt: list[int], tokens: int, parameters: SamplingParams
+) -> EngineRequest:
+    return EngineRequest(name, prompt, tokens, sampling=encode(parameters))
+
+
+if __name__ == "__main__":
+    run(measure)

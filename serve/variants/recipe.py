@@ -1,0 +1,129 @@
+"""What people write to have a variant made: a base, steps, and what the result has to be.
+
+Its own module because a recipe is checked before anything is made: hours are not to be spent on
+one that cannot work.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+
+from pydantic import Field, StringConstraints
+
+from cluster.accelerators import CATALOGUE
+from serve.config import CheckpointConfig
+from serve.config_section import Fault, Section
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+RecipeName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$")]
+Count: TypeAlias = Annotated[int, Field(ge=1)]
+Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
+
+
+class CalibrationConfig(Section):
+    """Text that steps learn from; never the text that results are measured on."""
+
+    text: Path | None = None
+    """UTF-8, passages parted by empty lines; by default the one that comes with Jouleserve."""
+    samples: Count = 64
+    """Stretches of text that statistics are taken from."""
+    tokens: Count = 256
+    """Length of each."""
+    seed: int = 0
+    """Of everything that is drawn."""
+
+
+class QuantizeStep(Section):
+    """Fewer bits for weights, and perhaps for activations and the KV cache."""
+
+    scheme: Literal["w8a8", "w4a16", "fp8"]
+    """int8 weights and activations, int4 weights, or fp8 weights and activations."""
+    method: Literal["rtn", "gptq", "smoothquant_gptq", "awq"] = "rtn"
+    """Round to nearest, or with what the calibration text says is worth keeping."""
+    group_size: Count = 128
+    """Weights of w4a16 that share a scale; it must divide the width of every layer."""
+    kv_cache: Literal["auto", "fp8"] = "auto"
+    """Precision of the KV cache; fp8 halves it, with scales from the calibration text."""
+
+    def find_faults(self) -> Iterator[Fault]:
+        """Yield methods that a scheme has no use for."""
+        if self.scheme == "fp8" and self.method != "rtn":
+            yield Fault("method", f"fp8 is rounded to nearest; remove method {self.method!r}")
+        if self.method == "smoothquant_gptq" and self.scheme != "w8a8":
+            yield Fault("method", "smoothquant_gptq evens out activations, which only w8a8 rounds")
+
+
+class StepConfig(Section):
+    """One step of a recipe: exactly one of these."""
+
+    quantize: QuantizeStep | None = None
+    """Fewer bits."""
+
+    def find_faults(self) -> Iterator[Fault]:
+        """Yield a step that is none, or several."""
+        if len(self._given()) != 1:
+            found = " and ".join(self._given()) or "none"
+            yield Fault("", f"a step is exactly one of {', '.join(_KINDS)}; it has {found}")
+
+    @property
+    def kind(self) -> str:
+        """Which one it is."""
+        return self._given()[0]
+
+    @property
+    def settings(self) -> Section:
+        """What it is told."""
+        chosen: Section = getattr(self, self.kind)
+        return chosen
+
+    def _given(self) -> list[str]:
+        return [name for name in _KINDS if getattr(self, name) is not None]
+
+
+_KINDS = tuple(StepConfig.model_fields)
+
+
+class GateConfig(Section):
+    """What a variant has to be to be served."""
+
+    max_perplexity_ratio: Annotated[float, Field(ge=1)] = 1.05
+    """Perplexity on the held-out text, in that of the base."""
+    min_agreement: Share = 0.85
+    """Share of positions at which it and the base think the same token the most probable."""
+
+
+class Recipe(Section):
+    """How a variant is made of a base."""
+
+    name: RecipeName
+    """Of the variant; unique among those that are kept."""
+    base: CheckpointConfig
+    """What it is made of, and compared with."""
+    accelerator: str = "cpu"
+    """Where it is measured; a name in the accelerator catalogue."""
+    licence: str = ""
+    """Of the base's weights, for those who use what is made of them."""
+    calibration: CalibrationConfig = CalibrationConfig()
+    """What steps learn from."""
+    steps: Annotated[tuple[StepConfig, ...], Field(min_length=1)]
+    """One after the other, each on what the one before has made."""
+    gate: GateConfig = GateConfig()
+    """What it has to be."""
+
+    def find_faults(self) -> Iterator[Fault]:
+        """Yield steps that nothing can follow, and bases that are quantized already."""
+        if self.accelerator not in CATALOGUE:
+            known = ", ".join(sorted(CATALOGUE))
+            yield Fault("accelerator", f"no accelerator {self.accelerator!r}; known: {known}")
+        if self.base.quantize is not None:
+            yield Fault("base.quantize", "a recipe begins with exact weights; make it a step")
+        for place, step in enumerate(self.steps[:-1]):
+            if step.kind in _LAST:
+                yield Fault(f"steps[{place}]", f"nothing can follow {step.kind}; make it the last")
+
+
+# Their results are for an engine, and can be changed no more.
+_LAST = frozenset({"quantize"})

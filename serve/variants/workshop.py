@@ -1,0 +1,154 @@
+"""The compression environment, and the jobs that are done in it.
+
+Its own module because the libraries that make variants want other versions of what serving
+needs: they get an environment of their own, made when it is first needed and never served from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from serve.atomic_directory import made_once
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+PROJECT = Path(__file__).resolve().parents[2]
+LOCK = PROJECT / "requirements" / "compress.txt"
+# A gigabyte of libraries over a slow line.
+INSTALL_S = 1800.0
+# Somebody else installs them.
+WAIT_S = 2400.0
+_LAST_LINES = 5
+
+
+class WorkshopError(Exception):
+    """The environment cannot be made, or a job in it failed; the message says why."""
+
+
+def identity() -> str:
+    """Say which libraries the environment has, by the content of the lock."""
+    return hashlib.sha256(LOCK.read_bytes()).hexdigest()[:12]
+
+
+def python(cache: Path, report: Callable[[str], None]) -> Path:
+    """Give the interpreter of the environment; makes it first where it is not there.
+
+    Raises:
+        WorkshopError: the libraries are not to be had, or the cache cannot be written.
+
+    """
+    target = cache / "environments" / f"compress-{identity()}"
+
+    def make(workspace: Path) -> None:
+        report("making the compression environment (once, about 1 GB)")
+        subprocess.run(  # noqa: S603 (our own script)
+            ["/bin/bash", PROJECT / "scripts" / "compression_environment.sh", workspace, LOCK],
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=INSTALL_S,
+            env={**os.environ, "PYTHON": sys.executable},
+        )
+
+    try:
+        made_once(target, make, deadline_s=WAIT_S, on_wait=lambda: report("waiting for it"))
+    except subprocess.CalledProcessError as error:
+        raise WorkshopError(f"the compression environment: {_end_of(error.stderr)}") from error
+    except (subprocess.TimeoutExpired, TimeoutError, OSError) as error:
+        raise WorkshopError(f"the compression environment: {error}") from error
+    return target / "bin" / "python"
+
+
+def work(
+    interpreter: Path,
+    module: str,
+    asked: Mapping[str, Any],
+    log: Path,
+    report: Callable[[str], None],
+) -> Mapping[str, Any]:
+    """Do a job; it ends when this process does.
+
+    Args:
+        interpreter: whose libraries do it.
+        module: the program that does it.
+        asked: what it is told.
+        log: for what libraries print.
+        report: told, in a line, how far it is.
+
+    Returns:
+        what the job says of its result.
+
+    Raises:
+        WorkshopError: it failed.
+
+    """
+    with (
+        log.open("w", encoding="utf-8") as errors,
+        subprocess.Popen(  # noqa: S603 (our own program)
+            [interpreter, "-m", module],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env=_environment(),
+        ) as job,
+    ):
+        try:
+            outcome, error = _conversation(job, asked, report)
+        finally:
+            job.kill()
+    if outcome is None:
+        why = error or _end_of(log.read_text(encoding="utf-8", errors="replace"))
+        raise WorkshopError(f"{module.rpartition('.')[2]}: {why}")
+    return outcome
+
+
+def _conversation(
+    job: subprocess.Popen[str], asked: Mapping[str, Any], report: Callable[[str], None]
+) -> tuple[Mapping[str, Any] | None, str]:
+    """Ask, and listen to the end; gives the outcome, or None and what the job says is wrong."""
+    if job.stdin is None or job.stdout is None:
+        raise ValueError("a job needs pipes")
+    outcome, error = None, ""
+    # One that has died says why in its log.
+    with suppress(BrokenPipeError):
+        job.stdin.write(json.dumps(asked) + "\n")
+        job.stdin.flush()
+    for line in job.stdout:
+        try:
+            message = json.loads(line)
+        except ValueError:
+            continue  # Libraries print where they like.
+        match message:
+            case {"progress": text}:
+                report(text)
+            case {"error": error}:
+                pass
+            case {"outcome": outcome}:
+                pass
+    job.wait()
+    return outcome, error
+
+
+def _environment() -> dict[str, str]:
+    """Give a job's environment: this project, its own libraries, no network."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    return kept | {
+        "PYTHONPATH": str(PROJECT),
+        "HF_HUB_OFFLINE": "1",
+        # More threads make GPTQ's small matrices twenty times slower.
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+def _end_of(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return " | ".join(lines[-_LAST_LINES:]) or "it ended without a word"
