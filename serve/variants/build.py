@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
+import shutil
 import sys
 import time
 from dataclasses import dataclass
@@ -88,7 +90,7 @@ def build(recipe: Recipe, kit: Kit) -> Manifest:
         calibration=_file_key(texts["calibration"]),
         environment=workshop.identity(),
     ):
-        checkpoint, record = _done(stage, checkpoint, texts, kit)
+        checkpoint, record = _done(stage, checkpoint, base, texts, kit)
         records.append(record)
         key = stage.key
     kit.report("measuring the base")
@@ -143,17 +145,23 @@ def _prepared(recipe: Recipe, kit: Kit) -> tuple[Path, dict[str, Path]]:
 
 
 def _done(
-    stage: Stage, base: Path, texts: Mapping[str, Path], kit: Kit
+    stage: Stage, before: Path, base: Path, texts: Mapping[str, Path], kit: Kit
 ) -> tuple[Path, StageRecord]:
-    """Do a step, or find it done."""
+    """Do a step on what the one before has made, or find it done."""
+    target = kit.steps / stage.name
+    state = target.with_suffix(".state")
 
     def make(workspace: Path) -> None:
         interpreter = workshop.python(kit.cache, kit.report)
         asked = {
             **stage.settings,
-            "base": str(base),
+            "base": str(before),
+            "teacher": str(base),
             "into": str(workspace),
+            # What a step has reached outlives it, until it is done.
+            "state": str(state),
             "texts": {name: str(file) for name, file in texts.items()},
+            "threads": os.cpu_count() or 1,
         }
         began_s = time.monotonic()
         outcome = workshop.work(
@@ -172,7 +180,8 @@ def _done(
         )
         (workspace / _STEP).write_text(record.model_dump_json(indent=2), encoding="utf-8")
 
-    target = _once(kit.steps / stage.name, make, kit)
+    _once(target, make, kit)
+    shutil.rmtree(state, ignore_errors=True)
     record = StageRecord.model_validate_json((target / _STEP).read_text(encoding="utf-8"))
     return target, record
 

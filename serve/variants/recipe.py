@@ -56,11 +56,46 @@ class QuantizeStep(Section):
             yield Fault("method", "smoothquant_gptq evens out activations, which only w8a8 rounds")
 
 
+class PruneStep(Section):
+    """A smaller model: narrower feed-forward layers, fewer layers, or both."""
+
+    ffn_width: Count | None = None
+    """Features that each feed-forward layer keeps; what is left is fitted again."""
+    layers: Count | None = None
+    """Layers that stay; those go that change the least."""
+
+    def find_faults(self) -> Iterator[Fault]:
+        """Yield a step that takes nothing away."""
+        if self.ffn_width is None and self.layers is None:
+            yield Fault("", "give ffn_width or layers")
+
+
+class DistillStep(Section):
+    """The smaller model learns from the base what it has lost."""
+
+    steps: Count = 100
+    """At most; it ends sooner where more no longer helps."""
+    batch: Count = 8
+    """Stretches of text in a step."""
+    tokens: Count = 128
+    """Length of each."""
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    """Of AdamW, after a warm-up and before it slows down."""
+    check_every: Count = 10
+    """Steps between looks at text that is kept back; progress is saved with each."""
+    patience: Count = 5
+    """Looks without an improvement after which it ends."""
+
+
 class StepConfig(Section):
     """One step of a recipe: exactly one of these."""
 
     quantize: QuantizeStep | None = None
     """Fewer bits."""
+    prune: PruneStep | None = None
+    """Fewer weights."""
+    distill: DistillStep | None = None
+    """Taught by the base."""
 
     def find_faults(self) -> Iterator[Fault]:
         """Yield a step that is none, or several."""

@@ -23,13 +23,28 @@ def load(path: Path) -> Recipe:
         ConfigFileError: the file cannot be read, or holds mistakes.
 
     """
-    value, lines = parsed(read(path), str(path))
-    _resolve(value, "base", "path", path.parent)
-    _resolve(value, "calibration", "text", path.parent)
+    return parse_recipe(read(path), file=str(path), directory=path.parent)
+
+
+def parse_recipe(text: str, *, file: str, directory: Path) -> Recipe:
+    """Do what `load` does with a text that was read already.
+
+    Args:
+        text: YAML.
+        file: what to call it in messages.
+        directory: relative paths start here.
+
+    Raises:
+        ConfigFileError: the text holds mistakes.
+
+    """
+    value, lines = parsed(text, file)
+    _resolve(value, "base", "path", directory)
+    _resolve(value, "calibration", "text", directory)
     try:
         return Recipe.model_validate(value)
     except ValidationError as error:
-        raise ConfigFileError(str(path), mistakes(Recipe, error, lines)) from error
+        raise ConfigFileError(file, mistakes(Recipe, error, lines)) from error
 
 
 def _resolve(value: Any, section: str, key: str, directory: Path) -> None:  # noqa: ANN401

@@ -27,6 +27,7 @@ from serve import config_file
 from serve import errors as server_errors
 from serve.cli import whole_app
 from serve.deployment import RAY_ENVIRONMENT
+from serve.variants import recipe_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -162,13 +163,23 @@ def test_a_python_example_runs(
 
 
 @pytest.mark.parametrize("example", examples("yaml"))
-def test_a_yaml_example_is_a_good_configuration(example: Example) -> None:
-    config_file.parse_config(example.text, file=example.name, directory=ROOT)
+def test_a_yaml_example_is_a_good_configuration_or_recipe(example: Example) -> None:
+    if "\nsteps:" in example.text:
+        recipe_file.parse_recipe(example.text, file=example.name, directory=ROOT)
+    else:
+        config_file.parse_config(example.text, file=example.name, directory=ROOT)
 
 
 @pytest.mark.parametrize("file", sorted(ROOT.glob("examples/*.yaml")), ids=lambda file: file.name)
 def test_an_example_file_is_a_good_configuration(file: Path) -> None:
     config_file.load(file)
+
+
+@pytest.mark.parametrize(
+    "file", sorted(ROOT.glob("examples/recipes/*.yaml")), ids=lambda file: file.name
+)
+def test_an_example_recipe_is_a_good_one(file: Path) -> None:
+    assert recipe_file.load(file).name == file.stem
 
 
 # ----------------------------------------------------------------------------------------- commands

@@ -51,7 +51,7 @@ def keys(made: Recipe, **changes: str) -> list[str]:
     [
         ("name: v\nbase: {package: p}\nstep: []\n", r"recipe.yaml:3: step: .*'steps'"),
         ("name: v\nbase: {package: p}\nsteps: []\n", "steps"),
-        ("name: v\nbase: {package: p}\nsteps: [{}]\n", "exactly one of quantize; it has none"),
+        ("name: v\nbase: {package: p}\nsteps: [{}]\n", "exactly one of quantize, .*; it has none"),
         ("name: v\nbase: {package: p}\nsteps:\n  - quantize: {scheme: w3}\n", "w8a8"),
         (
             "name: v\nbase: {package: p}\nsteps: [{quantize: {scheme: fp8, method: gptq}}]\n",

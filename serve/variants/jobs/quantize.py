@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from serve.variants.job import Asked, JobError, passages, run, tell
+import torch
+
+from serve.variants.job import Asked, JobError, run, tell
+from serve.variants.jobs.samples import windows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -86,18 +89,8 @@ def _dataset(asked: Asked, tokenizer: PreTrainedTokenizerBase) -> object:
     """Cut the calibration text into samples of equal length, passage after passage."""
     from datasets import Dataset
 
-    count, length = asked["calibration"]["samples"], asked["calibration"]["tokens"]
-    stream: list[int] = []
-    for passage in passages(asked["texts"]["calibration"]):
-        stream += tokenizer(passage + "\n\n", add_special_tokens=False)["input_ids"]
-    if len(stream) < length:
-        raise JobError(
-            f"the calibration text has {len(stream)} tokens, less than one sample of {length}"
-        )
-    # Samples overlap where the text is short: each begins a step further.
-    step = max(1, min(length, (len(stream) - length) // max(1, count - 1)))
-    samples = [stream[at : at + length] for at in range(0, len(stream) - length + 1, step)][:count]
-    rows = {"input_ids": samples, "attention_mask": [[1] * length for _ in samples]}
+    samples = windows(asked, tokenizer)
+    rows = {"input_ids": samples.tolist(), "attention_mask": torch.ones_like(samples).tolist()}
     return Dataset.from_dict(rows)
 
 
