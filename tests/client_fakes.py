@@ -55,6 +55,7 @@ class Servicer(inference_pb2_grpc.InferenceServicer, cluster_pb2_grpc.ClusterSer
         self.requests: list[pb.GenerateRequest] = []
         self.metadata: list[dict[str, Any]] = []
         self.time_left_s: list[float] = []
+        self.began = threading.Event()
         self.ended = threading.Event()
 
     def Generate(
@@ -64,6 +65,7 @@ class Servicer(inference_pb2_grpc.InferenceServicer, cluster_pb2_grpc.ClusterSer
         self.metadata.append(dict(context.invocation_metadata()))
         self.time_left_s.append(context.time_remaining())
         context.add_callback(self.ended.set)
+        self.began.set()
         yield from self.script(request, context)
 
     def ListModels(

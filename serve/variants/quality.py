@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from serve.variants.errors import BuildError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -74,12 +76,12 @@ def compared(variant: Reading, base: Reading, solutions: Sequence[str]) -> Quali
     """Compare two readings of the same text.
 
     Raises:
-        ValueError: the readings are of different texts.
+        BuildError: the readings are of different tokens.
 
     """
     lengths = [len(passage) for passage in base.logprobs]
     if [len(passage) for passage in variant.logprobs] != lengths:
-        raise ValueError("the two readings are of different tokens: the tokenizers differ")
+        raise BuildError("variant and base read different tokens: their tokenizers differ")
     counts = np.array(lengths, dtype=float)
     losses = np.array([-sum(passage) for passage in variant.logprobs])
     base_losses = np.array([-sum(passage) for passage in base.logprobs])

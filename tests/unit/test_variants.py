@@ -16,6 +16,7 @@ from serve import config_file
 from serve.section_file import ConfigFileError
 from serve.variants import workshop
 from serve.variants.chain import stages
+from serve.variants.errors import BuildError
 from serve.variants.manifest import Manifest, QualityRecord
 from serve.variants.preflight import find_faults
 from serve.variants.quality import Reading, compared
@@ -197,7 +198,7 @@ def test_intervals_hold_their_value_and_are_the_same_every_time() -> None:
 
 
 def test_readings_of_different_texts_are_no_comparison() -> None:
-    with pytest.raises(ValueError, match="tokenizers differ"):
+    with pytest.raises(BuildError, match="tokenizers differ"):
         compared(reading([[-1.0]]), reading([[-1.0, -2.0]]), SOLUTIONS)
 
 
