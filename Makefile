@@ -73,7 +73,7 @@ bench: setup  ## micro-benchmarks in benchmarks/
 lock: setup  ## renew requirements/{cpu,cuda,compress}.txt from pyproject.toml (UPGRADE=1: newest versions)
 	@echo "==> locking for cpu"
 	@. scripts/pip_settings.sh && adopt_pip_settings && find_cpu_torch && \
-	$(LOCK) $(if $(UPGRADE),--upgrade) --extra cpu --override requirements/overrides-cpu.txt \
+	$(LOCK) $(if $(UPGRADE),--upgrade) --extra cpu --extra llamacpp --override requirements/overrides-cpu.txt \
 		--output-file requirements/cpu.txt $$TORCH_OPTIONS
 	@echo "==> locking for compression"
 	@. scripts/pip_settings.sh && adopt_pip_settings && find_cpu_torch && \

@@ -52,9 +52,10 @@ class Direct:
                 self._counts[variant] += len(part.delta.token_ids)
 
     async def round(self, variants: Sequence[str], tokens: int) -> int:
+        from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        from serve.frontend_vllm import SamplingParams, encode
+        from serve.sampling_vllm import encode
 
         sampling = encode(
             SamplingParams(

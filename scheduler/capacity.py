@@ -80,11 +80,24 @@ class _Point(NamedTuple):
 
 def unfit(variant: Variant, demand: Demand) -> str:
     """Say why a variant can never carry a demand; empty if it can."""
+    return _unwanted(variant, demand) or _unable(variant, demand)
+
+
+def _unwanted(variant: Variant, demand: Demand) -> str:
+    """Say what else a demand asks for."""
     objective = demand.objective
     if variant.model != demand.model:
         return f"it serves {variant.model}"
+    if demand.variant not in {None, variant.name}:
+        return f"only {demand.variant} may serve it"
     if variant.quality < objective.min_quality:
         return f"quality {variant.quality:.3g} is below {objective.min_quality:.3g}"
+    return ""
+
+
+def _unable(variant: Variant, demand: Demand) -> str:
+    """Say what even a replica that does nothing else cannot keep."""
+    objective = demand.objective
     tokens = demand.prompt_tokens + demand.completion_tokens
     if tokens > min(variant.max_context_tokens, variant.kv_capacity_tokens):
         return f"{tokens:.0f} tokens do not fit its context"

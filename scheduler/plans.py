@@ -113,6 +113,7 @@ class Demand:
         upper_requests_per_s: rate that a forecast will hardly exceed; capacity is kept for
             it where it is above the mean, while energy is reckoned at the mean.
         risk: z, of standard deviations of a Poisson number of requests that are kept free.
+        variant: the only one that may carry it; None for any.
 
     """
 
@@ -124,6 +125,7 @@ class Demand:
     cached_share: float = 0.0
     upper_requests_per_s: float = 0.0
     risk: float = 2.0
+    variant: VariantName | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from scheduler.routing import Decision
     from serve.engine import EngineFinish
     from serve.frames import RequestEnergy
+    from serve.plan_news import StreamKey
     from serve.resuming import Resume
 
 
@@ -164,6 +165,7 @@ class Journey:
     Attributes:
         call: what the client wants.
         service_class: that it belongs to.
+        stream: that it was counted in; None before that.
         decision: the newest one, be it a lost gateway's; None before the first.
         notice: what admission changed of the call; empty if nothing.
         failed: replicas that were lost under it.
@@ -201,12 +203,14 @@ class Journey:
         "resumes",
         "routed_s",
         "service_class",
+        "stream",
         "token_ids",
     )
 
     def __init__(self, call: Call) -> None:
         self.call = call
         self.service_class = ""
+        self.stream: StreamKey | None = None
         self.notice = ""
         self.decision: Decision | None = None
         self.failed: frozenset[ReplicaId] = frozenset()

@@ -43,7 +43,7 @@ LOCK_DEADLINE_S = 900.0
 """How long to wait for another process that makes the same one; the largest take minutes."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-_WEIGHT_PATTERNS = ("*.safetensors", "*.bin")
+_WEIGHT_PATTERNS = ("*.safetensors", "*.bin", "*.gguf")
 _GGUF_MAGIC = b"GGUF"
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from protos.jouleserve.client import ClusterStatus, Decision, Finish, Model, Objective, Plan
+    from protos.jouleserve.plans import PlannedDemand
 
 _MS = 1e3
 
@@ -81,8 +82,9 @@ def print_plan(console: Console, plan: Plan) -> None:
         short = f"; {unserved:.3g}/s find nobody" if unserved else ""
         _say(
             console,
-            f"{demand.model} {demand.service_class}: {demand.requests_per_s:.3g} requests/s"
-            f" expected, hardly more than {demand.upper_requests_per_s:.3g},"
+            f"{demand.model} {demand.service_class}{_wish(demand)}:"
+            f" {demand.requests_per_s:.3g} requests/s expected,"
+            f" hardly more than {demand.upper_requests_per_s:.3g},"
             f" of {demand.prompt_tokens:.0f} + {demand.completion_tokens:.0f} tokens{short}",
         )
     for action in plan.actions:
@@ -93,6 +95,12 @@ def print_plan(console: Console, plan: Plan) -> None:
     if plan.rejected:
         _say(console, f"the newest plan was not carried out: {plan.rejected}")
     _say(console, _watts(plan))
+
+
+def _wish(demand: PlannedDemand) -> str:
+    """Say what sets requests apart from others of their service class."""
+    floor = f" of quality {demand.min_quality:.3g}" if demand.min_quality else ""
+    return f"{floor} on {demand.variant}" if demand.variant else floor
 
 
 def _watts(plan: Plan) -> str:

@@ -98,8 +98,9 @@ class VariantConfig(Section):
 
     name: VariantNameText
     """Unique in the whole configuration; seen by clients in every reply."""
-    engine: Literal["vllm", "echo"] = "vllm"
-    """What produces the tokens; `echo` repeats the prompt and is for tests."""
+    engine: Literal["vllm", "llamacpp", "tensorrt", "echo"] = "vllm"
+    """What produces the tokens; `llamacpp` serves a GGUF file, `tensorrt` is TensorRT-LLM, each an
+    extra of its own; `echo` repeats the prompt and is for tests."""
     checkpoint: CheckpointConfig | None = None
     """The weights; the echo engine has none."""
     manifest: str | None = None
@@ -176,14 +177,15 @@ class VariantConfig(Section):
             yield from self._cpu_faults()
 
     def _engine_faults(self) -> Iterator[Fault]:
-        if self.engine == "vllm" and self.checkpoint is None:
-            yield Fault("checkpoint", "the engine vllm needs one; give path, package or hub")
-        if self.engine == "echo":
-            for key in ("checkpoint", "quantization", "engine_options", "gpu_power_limit_w"):
-                if getattr(self, key):
-                    yield Fault(key, "the echo engine does not read it; remove it")
-        elif self.echo != EchoConfig():
-            yield Fault("echo", "the engine vllm does not read it; remove it, or set engine: echo")
+        if self.engine != "echo" and self.checkpoint is None:
+            yield Fault(
+                "checkpoint", f"the engine {self.engine} needs one; give path, package or hub"
+            )
+        for key in _UNREAD[self.engine]:
+            if getattr(self, key) != type(self).model_fields[key].get_default(
+                call_default_factory=True
+            ):
+                yield Fault(key, f"the engine {self.engine} does not read it; remove it")
 
     def _cpu_faults(self) -> Iterator[Fault]:
         for key in ("tensor_parallel_size", "pipeline_parallel_size"):
@@ -193,6 +195,23 @@ class VariantConfig(Section):
             yield Fault("gpu_power_limit_w", "is of a GPU; accelerator is 'cpu'")
         if self.engine == "vllm" and self.kv_cache_gib is None:
             yield Fault("kv_cache_gib", "must be given where accelerator is 'cpu', e.g. 1")
+
+
+_UNREAD: dict[str, tuple[str, ...]] = {
+    "vllm": ("echo",),
+    "tensorrt": ("echo", "gpu_power_limit_w", "quantization"),
+    "llamacpp": (
+        "echo",
+        "dtype",
+        "engine_options",
+        "gpu_power_limit_w",
+        "kv_cache_dtype",
+        "kv_cache_gib",
+        "quantization",
+    ),
+    "echo": ("checkpoint", "engine_options", "gpu_power_limit_w", "quantization"),
+}
+"""By engine, what it has no use for."""
 
 
 class ModelConfig(Section):

@@ -12,11 +12,9 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.exceptions import GracefulHTTPError, VLLMClientError
 from vllm.inputs.engine import tokens_input
-from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError as VllmDeadError
 from vllm.v1.engine.exceptions import EngineGenerateError
@@ -41,6 +39,7 @@ from serve.errors import (
 )
 from serve.lifeline import Lifeline
 from serve.replay_vllm import hand_over, replay_into
+from serve.sampling_vllm import parameters_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
@@ -206,7 +205,7 @@ class VllmEngine:
 
         """
         llm = self._live()
-        parameters = _sampling_parameters(request)
+        parameters = parameters_of(request)
         hand_over(request, parameters, llm.model_config)
         emitted = len(request.replayed_token_ids)
         if emitted:
@@ -239,32 +238,6 @@ class VllmEngine:
         if self._llm is None:
             raise EngineDeadError("the engine is not running")
         return self._llm
-
-
-def decode_sampling(data: bytes) -> SamplingParams:
-    """Decode EngineRequest.sampling, the msgpack of vLLM's SamplingParams.
-
-    Raises:
-        EngineRejectedError: it is not that, or a value is out of its range.
-
-    """
-    try:
-        parameters: SamplingParams = msgspec.msgpack.decode(data, type=SamplingParams)
-    except (msgspec.DecodeError, VLLMClientError, ValueError) as error:
-        raise EngineRejectedError(f"sampling parameters: {error}") from error
-    return parameters
-
-
-def _sampling_parameters(request: EngineRequest) -> SamplingParams:
-    parameters = decode_sampling(request.sampling) if request.sampling else SamplingParams()
-    if parameters.n != 1:
-        raise EngineRejectedError(f"n is {parameters.n}; one request is one stream, n must be 1")
-    parameters.max_tokens = request.max_tokens
-    parameters.output_kind = RequestOutputKind.DELTA
-    parameters.flat_logprobs = False
-    # Decoded for this request alone.
-    parameters.skip_clone = True
-    return parameters
 
 
 def _delta(output: RequestOutput, emitted: int) -> EngineDelta:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from scheduler.requests import Objective
+from scheduler.requests import Objective, VariantName
 from scheduler.traffic import Stream, Traffic, sure_rate
 from serve.plan_problem import with_held
 
@@ -78,14 +78,16 @@ class Expectations:
             given = config.service_classes.get(key.service_class)
             if given is None:
                 continue
-            objective = Objective(given.ttft_s, given.tpot_s, given.min_quality)
+            floor = max(given.min_quality, key.min_quality)
+            objective = Objective(given.ttft_s, given.tpot_s, floor)
             demand = self._stream(key).demand(key.model, objective, now_s, horizon_s)
             if now_s - self._came_at_s.get(key, now_s) > config.planner.asleep_after_s:
                 # A forecast fades for hours; who may sleep is not to lie awake for its tail.
                 demand = replace(demand, requests_per_s=0.0, upper_requests_per_s=0.0)
             upper = max(demand.upper_requests_per_s, self._sure_per_s(key, now_s))
             upper += shares.get(key, 0.0) * backlog_per_s.get(key.model, 0.0)
-            demand = replace(demand, upper_requests_per_s=upper)
+            only = VariantName(key.variant) if key.variant else None
+            demand = replace(demand, upper_requests_per_s=upper, variant=only)
             demands[key] = with_held(demand, held.get(key, 0), horizon_s)
         return demands
 

@@ -11,7 +11,6 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 from vllm import AsyncEngineArgs, SamplingParams
 from vllm.config import VllmConfig
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
@@ -28,6 +27,7 @@ from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.input_processor import InputProcessor
 
 from serve.errors import BadRequestError, PromptTooLongError
+from serve.sampling_vllm import encode
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -54,11 +54,6 @@ class TextOptions:
     chat_template: str | None = None
     tool_call_parser: str | None = None
     reasoning_parser: str | None = None
-
-
-def encode(parameters: SamplingParams) -> bytes:
-    """Encode for EngineRequest.sampling; `engine_vllm` decodes it."""
-    return msgspec.msgpack.encode(parameters)
 
 
 class VllmFrontend:

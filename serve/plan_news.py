@@ -21,10 +21,21 @@ if TYPE_CHECKING:
 
 
 class StreamKey(NamedTuple):
-    """Requests that the planner forecasts together."""
+    """Requests that the planner forecasts together.
+
+    Attributes:
+        model: that they name.
+        service_class: that they belong to.
+        min_quality: least quality of a variant that they accept; 0 where every variant of the
+            model will do. It is a variant's, so there are few.
+        variant: the only one that may serve them; empty for any.
+
+    """
 
     model: ModelName
     service_class: str
+    min_quality: float = 0.0
+    variant: str = ""
 
 
 @dataclass(frozen=True, slots=True)

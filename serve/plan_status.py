@@ -83,4 +83,6 @@ def _demands(planned: Planned) -> Iterator[pb.PlannedDemand]:
             cached_share=demand.cached_share,
             headroom=demand.risk,
             unserved_requests_per_s=planned.plan.unserved.get(index, 0.0),
+            min_quality=key.min_quality,
+            variant=key.variant,
         )

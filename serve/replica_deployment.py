@@ -75,8 +75,20 @@ def make_engine(variant: VariantConfig, observe: StepObserver) -> Engine:
             observe,
         )
     from serve.checkpoints import materialize
-    from serve.engine_vllm import VllmEngine, vllm_options
 
     if variant.checkpoint is None:
         raise ValueError(f"variant {variant.name!r} has no checkpoint")
-    return VllmEngine(vllm_options(variant, materialize(variant.checkpoint.source)), observe)
+    checkpoint = materialize(variant.checkpoint.source)
+    match variant.engine:
+        case "llamacpp":
+            from serve.engine_llamacpp import LlamaCppEngine, llamacpp_options
+
+            return LlamaCppEngine(llamacpp_options(variant, checkpoint), observe)
+        case "tensorrt":
+            from serve.engine_tensorrt import TensorRtEngine, tensorrt_options
+
+            return TensorRtEngine(tensorrt_options(variant, checkpoint), observe)
+        case _:
+            from serve.engine_vllm import VllmEngine, vllm_options
+
+            return VllmEngine(vllm_options(variant, checkpoint), observe)

@@ -18,9 +18,9 @@ from vllm.utils.async_utils import merge_async_iterators
 from serve.calls import Call, Outcome
 from serve.engine import EngineDelta
 from serve.errors import BadRequestError, JouleserveError
-from serve.frontend_vllm import encode
 from serve.http_call import CURRENT, HttpCall
 from serve.outbox import merge
+from serve.sampling_vllm import encode
 
 if TYPE_CHECKING:
     from serve.frontend_vllm import VllmFrontend

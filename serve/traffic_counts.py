@@ -10,7 +10,6 @@ from collections import Counter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from scheduler.requests import ModelName
 from scheduler.traffic import Traffic, crowded
 from serve.plan_news import StreamKey
 
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
     from scheduler.decisions import Decision, NoReplica
     from scheduler.fleet import Variant
-    from scheduler.requests import Request, VariantName
+    from scheduler.requests import ModelName, Request, VariantName
     from serve.calls import Journey
 
 
@@ -43,7 +42,8 @@ class TrafficCounts:
 
     def came(self, journey: Journey, request: Request, verdict: Decision | NoReplica) -> None:
         """Count a request that was routed for the first time."""
-        traffic = self._of(request.model, journey.service_class)
+        journey.stream = self._key(journey, request)
+        traffic = self._of(journey.stream)
         traffic.requests += 1
         traffic.prompt_tokens += request.prompt_tokens
         traffic.crowded += crowded(request, verdict, self._siblings.get(request.model, ()))
@@ -55,9 +55,9 @@ class TrafficCounts:
         Those that another gateway has begun are long ones, and would mislead.
         """
         outcome = journey.outcome
-        if outcome is None or journey.call.resume is not None:
+        if outcome is None or journey.stream is None or journey.call.resume is not None:
             return
-        traffic = self._of(ModelName(journey.call.model), journey.service_class)
+        traffic = self._of(journey.stream)
         traffic.completions += 1
         traffic.completion_tokens += outcome.finish.completion_tokens
         traffic.cached_tokens += outcome.finish.cached_tokens
@@ -66,7 +66,7 @@ class TrafficCounts:
     @contextmanager
     def holding(self, journey: Journey, request: Request) -> Iterator[None]:
         """Count a request as one that waits, while inside."""
-        key = StreamKey(request.model, journey.service_class)
+        key = self._key(journey, request)
         self.held[key] += 1
         try:
             yield
@@ -84,5 +84,14 @@ class TrafficCounts:
         strained, self._strained = self._strained, False
         return strained
 
-    def _of(self, model: ModelName, service_class: str) -> Traffic:
-        return self._totals.setdefault(StreamKey(model, service_class), Traffic())
+    def _key(self, journey: Journey, request: Request) -> StreamKey:
+        """Name the stream of a request; of floors between two variants' qualities, the upper."""
+        qualities = sorted(each.quality for each in self._siblings.get(request.model, ()))
+        asked = request.objective.min_quality
+        floor = next((each for each in qualities if each >= asked), asked)
+        if qualities and floor == qualities[0]:
+            floor = 0.0
+        return StreamKey(request.model, journey.service_class, floor, request.variant or "")
+
+    def _of(self, key: StreamKey) -> Traffic:
+        return self._totals.setdefault(key, Traffic())

@@ -75,7 +75,7 @@ class PlanAction:
 
 @dataclass(frozen=True, slots=True)
 class PlannedDemand:
-    """What is expected of one service class of one model.
+    """What is expected of requests that ask for the same of one model.
 
     Attributes:
         model: that requests name.
@@ -87,6 +87,8 @@ class PlannedDemand:
         cached_share: of prompt tokens, found in prefix caches.
         headroom: standard deviations of a Poisson number of requests that are kept free.
         unserved_requests_per_s: that nothing will carry.
+        min_quality: least that they accept beyond their service class; 0 for none.
+        variant: the only one that may serve them; empty for any.
 
     """
 
@@ -99,6 +101,8 @@ class PlannedDemand:
     cached_share: float
     headroom: float
     unserved_requests_per_s: float
+    min_quality: float
+    variant: str
 
 
 @dataclass(frozen=True, slots=True)

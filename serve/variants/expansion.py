@@ -43,6 +43,7 @@ def expand(variant: dict[str, Any], *, force: bool) -> Iterator[str]:
     if reasons and not force:
         yield f"variant {name!r} is refused: {'; '.join(reasons)}; --force serves it all the same"
     variant["checkpoint"] = {"path": str(made.checkpoint)}
+    variant.setdefault("engine", made.engine)
     # Perplexity that is below the base's makes it no better than the base.
     variant.setdefault("quality", min(1.0, 1.0 / made.quality.perplexity_ratio.value))
     if variant.get("accelerator") == made.recipe.accelerator:

@@ -6,7 +6,7 @@ Its own module because people, the catalogue and the scheduler read it, and one 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -73,6 +73,8 @@ class Manifest(Section):
     version: int = VERSION
     name: str
     recipe: Recipe
+    engine: Literal["vllm", "llamacpp"] = "vllm"
+    """What it is served by, and was measured on."""
     checkpoint: Path
     """Directory that the engine loads."""
     stages: tuple[StageRecord, ...]

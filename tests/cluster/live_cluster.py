@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -231,6 +232,9 @@ def running(
             yield LiveCluster(f"127.0.0.1:{grpc_port}", url, probe, environ)
         finally:
             probe.close()
+            if os.environ.get("KEEP_CLUSTER_LOGS"):  # For who looks for a failure's cause.
+                logs = Path(record["directory"], "session_latest", "logs")
+                shutil.copytree(logs, directory / "logs", symlinks=True)
     finally:
         _jouleserve(environ, DOWN_S, "down")
 

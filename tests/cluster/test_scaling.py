@@ -143,6 +143,25 @@ async def test_a_pin_overrules_the_planner_until_it_is_taken_away(sleeper: LiveC
     await sleeper.assert_serves("echo", min_quality=0.95)
 
 
+async def test_a_request_wakes_what_it_asks_for_although_something_else_is_awake(
+    sleeper: LiveCluster,
+) -> None:
+    await sleeper.command("plan", "--pin", "small=1")
+
+    async def small() -> bool:
+        return await sleeper.awake("small") == 1
+
+    try:
+        assert await eventually(small), await sleeper.status()
+        await sleeper.assert_serves("echo", min_quality=0.95)
+    finally:
+        await sleeper.command("plan", "--unpin")
+    assert await eventually(is_idle(sleeper)), await planned(sleeper)
+    await sleeper.assert_serves("echo", variant="large")
+    assert await eventually(is_idle(sleeper)), await planned(sleeper)
+    await sleeper.assert_serves("echo", variant="small")
+
+
 async def test_where_nothing_comes_up_the_next_best_is_woken_and_people_are_told(
     sleeper: LiveCluster,
 ) -> None:

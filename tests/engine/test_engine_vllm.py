@@ -372,7 +372,7 @@ async def test_sampling_parameters_survive_the_wire() -> None:
     from vllm import SamplingParams
     from vllm.sampling_params import StructuredOutputsParams
 
-    from serve.engine_vllm import decode_sampling
+    from serve.sampling_vllm import decode
 
     for parameters in (
         SamplingParams(),
@@ -381,7 +381,7 @@ async def test_sampling_parameters_survive_the_wire() -> None:
         SamplingParams(structured_outputs=StructuredOutputsParams(json={"type": "object"})),
         SamplingParams(extra_args={"k": [1, {"a": 2}]}, allowed_token_ids=[1, 2]),
     ):
-        assert decode_sampling(msgspec.msgpack.encode(parameters)) == parameters
+        assert decode(msgspec.msgpack.encode(parameters)) == parameters
 
 
 async def test_no_process_outlives_a_killed_parent(checkpoint: str, tmp_path: Path) -> None:

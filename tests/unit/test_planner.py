@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from cluster.nodes import GroupState
+from scheduler.capacity import unfit
 from scheduler.steps import AffineSteps
 from scheduler.traffic import Traffic
 from scheduler.validation import Rejected
@@ -103,6 +104,26 @@ def test_requests_that_gateways_hold_add_up(shell: Shell) -> None:
     once = rate(shell)
     shell.hear(gateway="b", held={STANDARD: 60})
     assert rate(shell) == pytest.approx(3 * once)
+
+
+def test_requests_are_planned_for_with_their_own_floor(shell: Shell) -> None:
+    floor = STANDARD._replace(min_quality=0.97)
+    shell.hear(gateway="a", held={STANDARD: 1, floor: 1})
+    demands = shell.draft().demands
+    assert demands[STANDARD].objective.min_quality < demands[floor].objective.min_quality == 0.97
+
+
+def test_requests_that_name_a_variant_are_planned_for_on_it_alone(shell: Shell) -> None:
+    one = STANDARD._replace(variant=BIG)
+    shell.hear(gateway="a", held={one: 1})
+    draft = shell.draft()
+    assert draft.demands[one].variant == BIG
+    fitting = [
+        name
+        for name, variant in draft.plan_input.variants.items()
+        if not unfit(variant, draft.demands[one])
+    ]
+    assert fitting == [BIG]
 
 
 def test_requests_that_wait_in_replicas_are_not_counted_by_every_gateway(shell: Shell) -> None:

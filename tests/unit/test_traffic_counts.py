@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -33,6 +34,7 @@ def journey(service_class: str = "standard", resume: Resume | None = None) -> Jo
 
 def served(**changes: Any) -> Journey:
     made = journey(**changes)
+    made.stream = StreamKey(MODEL, made.service_class)
     finish = EngineFinish("length", None, prompt_tokens=10, cached_tokens=4, completion_tokens=8)
     latency = Latency(0.1, 0.01, 0.2)
     made.outcome = Outcome("r", LARGE, ReplicaId("r"), CHOSEN, "", finish, ENERGY, latency)
@@ -59,6 +61,21 @@ def test_requests_are_counted_as_they_come_by_class(counts: TrafficCounts) -> No
         STANDARD: Traffic(requests=2, prompt_tokens=20),
         BATCH: Traffic(requests=1, prompt_tokens=10),
     }
+
+
+def test_a_floor_counts_as_the_quality_of_the_least_variant_that_meets_it(
+    counts: TrafficCounts,
+) -> None:
+    qualities = sorted(each.quality for each in VARIANTS.values())
+    for floor in (0.0, qualities[0], qualities[-1] - 1e-6, qualities[-1], 2.0):
+        counts.came(journey(), request(replace(EASY, min_quality=floor)), CHOSEN)
+    floors = {key.min_quality: each.requests for key, each in counts.totals().items()}
+    assert floors == {0.0: 2, qualities[-1]: 2, 2.0: 1}
+
+
+def test_requests_for_one_variant_are_counted_apart(counts: TrafficCounts) -> None:
+    counts.came(journey(), replace(request(), variant=LARGE), CHOSEN)
+    assert set(counts.totals()) == {StreamKey(MODEL, "standard", 0.0, LARGE)}
 
 
 @pytest.mark.parametrize("verdict", [LATE, FULL])

@@ -422,6 +422,8 @@ class PlannedDemand(_message.Message):
     CACHED_SHARE_FIELD_NUMBER: _builtins.int
     HEADROOM_FIELD_NUMBER: _builtins.int
     UNSERVED_REQUESTS_PER_S_FIELD_NUMBER: _builtins.int
+    MIN_QUALITY_FIELD_NUMBER: _builtins.int
+    VARIANT_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     service_class: _builtins.str
     requests_per_s: _builtins.float
@@ -435,6 +437,10 @@ class PlannedDemand(_message.Message):
     """Standard deviations of a Poisson number of requests that are kept free."""
     unserved_requests_per_s: _builtins.float
     """Of the expected rate, what nothing will carry."""
+    min_quality: _builtins.float
+    """Least quality that they accept beyond their service class; 0 for none."""
+    variant: _builtins.str
+    """The only variant that may serve them; empty for any."""
     def __init__(
         self,
         *,
@@ -447,10 +453,12 @@ class PlannedDemand(_message.Message):
         cached_share: _builtins.float = ...,
         headroom: _builtins.float = ...,
         unserved_requests_per_s: _builtins.float = ...,
+        min_quality: _builtins.float = ...,
+        variant: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_share", b"cached_share", "completion_tokens", b"completion_tokens", "headroom", b"headroom", "model", b"model", "prompt_tokens", b"prompt_tokens", "requests_per_s", b"requests_per_s", "service_class", b"service_class", "unserved_requests_per_s", b"unserved_requests_per_s", "upper_requests_per_s", b"upper_requests_per_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_share", b"cached_share", "completion_tokens", b"completion_tokens", "headroom", b"headroom", "min_quality", b"min_quality", "model", b"model", "prompt_tokens", b"prompt_tokens", "requests_per_s", b"requests_per_s", "service_class", b"service_class", "unserved_requests_per_s", b"unserved_requests_per_s", "upper_requests_per_s", b"upper_requests_per_s", "variant", b"variant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 WARM_UP = 0.1
 BETAS = (0.9, 0.95)
 CLIP = 1.0
-# Of the text, kept from training to see when it no longer helps.
-HELD_BACK = 0.1
+# Of the text, kept from training to see when it no longer helps; so many stretches at most.
+HELD_BACK, MOST_HELD_BACK = 0.1, 16
 
 
 def distill(asked: Asked) -> Mapping[str, object]:
@@ -52,8 +52,7 @@ def distill(asked: Asked) -> Mapping[str, object]:
 
 def _parted(ids: list[int], length: int) -> tuple[Tensor, Tensor]:
     """Part the text: its end is kept back, in stretches of equal length."""
-    kept = int(len(ids) * HELD_BACK)
-    stretches = kept // length
+    stretches = min(MOST_HELD_BACK, int(len(ids) * HELD_BACK) // length)
     if not stretches:
         raise JobError(
             f"the text has {len(ids)} tokens, of which a tenth is to be at least {length}: give"
@@ -128,9 +127,13 @@ class _Course:
         return 0.5 * (1.0 + math.cos(math.pi * (done - WARM_UP) / (1.0 - WARM_UP)))
 
     def _loss(self, rows: Tensor) -> Tensor:
-        with torch.no_grad():
-            wanted = functional.log_softmax(self._teacher(rows).logits, dim=-1)
-        given = functional.log_softmax(self._student(rows).logits, dim=-1)
+        # Products in bf16, which processors and accelerators have units for; weights stay exact.
+        with torch.autocast(rows.device.type, torch.bfloat16):
+            with torch.no_grad():
+                thought = self._teacher(rows).logits
+            said = self._student(rows).logits
+        wanted = functional.log_softmax(thought.float(), dim=-1)
+        given = functional.log_softmax(said.float(), dim=-1)
         return functional.kl_div(
             given.flatten(0, 1), wanted.flatten(0, 1), reduction="batchmean", log_target=True
         )

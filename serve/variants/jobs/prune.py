@@ -181,13 +181,13 @@ def _fit(mlp: Any, features: Tensor, wanted: Tensor, width: int) -> None:
     weight = mlp.down_proj.weight
     carried = features.square().mean(0).sqrt() * weight.norm(dim=0)
     kept = carried.topk(width).indices.sort().values
-    chosen = features[:, kept].double()
-    gram = chosen.T @ chosen
+    chosen = features[:, kept]
+    gram = (chosen.T @ chosen).double()
     gram += RIDGE * gram.diagonal().mean() * torch.eye(width, dtype=gram.dtype)
     # Pulled towards the weights that are there, not towards nothing.
-    before = weight[:, kept].double()
-    missing = wanted.double() - chosen @ before.T
-    change = torch.linalg.solve(gram, chosen.T @ missing)
+    before = weight[:, kept]
+    missing = wanted - chosen @ before.T
+    change = torch.linalg.solve(gram, (chosen.T @ missing).double())
     for name in ("gate_proj", "up_proj"):
         _replace(mlp, name, getattr(mlp, name).weight[kept])
     _replace(mlp, "down_proj", (before + change.T).to(weight.dtype))

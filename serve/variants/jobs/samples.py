@@ -25,13 +25,13 @@ def stream(asked: Asked, tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 
 def windows(asked: Asked, tokenizer: PreTrainedTokenizerBase) -> Tensor:
-    """Cut samples (rows of token ids); they overlap where the text is short."""
+    """Cut samples (rows of token ids) from all of the text; they overlap where it is short."""
     count, length = asked["calibration"]["samples"], asked["calibration"]["tokens"]
     ids = stream(asked, tokenizer)
     if len(ids) < length:
         raise JobError(
             f"the calibration text has {len(ids)} tokens, less than one sample of {length}"
         )
-    step = max(1, min(length, (len(ids) - length) // max(1, count - 1)))
+    step = max(1, (len(ids) - length) // max(1, count - 1))
     starts = range(0, len(ids) - length + 1, step)[:count]
     return torch.tensor([ids[at : at + length] for at in starts])

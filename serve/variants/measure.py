@@ -1,23 +1,24 @@
 """Measure a checkpoint on the live engine: what it thinks of a text, what it answers, how fast.
 
-Its own module because it is a job of the serving environment: it loads vLLM, and its memory goes
-with its process.
+Its own module because it is a job of the serving environment: it loads an engine, and its memory
+goes with its process.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from vllm import SamplingParams
 from vllm.inputs import tokens_input
 
-from serve.engine import EngineRequest
+from serve.engine import Engine, EngineRequest
 from serve.engine_vllm import VllmEngine, VllmOptions
-from serve.frontend_vllm import encode
+from serve.sampling_vllm import encode
 from serve.variants.job import Asked, passages, run, tell
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedTokenizerBase
 
-    from serve.engine import EngineStep
+    from serve.engine import EngineStep, StepObserver
 
 CONTEXT_TOKENS = 1024
 KV_CACHE_BYTES = 1 << 30
@@ -35,11 +36,15 @@ PREFILL_TOKENS, PREFILLS = 256, 4
 ANSWER_TOKENS = 8
 
 
-class _Engine(VllmEngine):
-    """vLLM as it serves, and what it thinks of given tokens."""
+class _Scoring(Engine, Protocol):
+    """An engine that also says what it thinks of given tokens."""
 
     async def score(self, token_ids: list[int]) -> list[tuple[float, int]]:
         """Give each token but the first its log probability, and the most probable in its place."""
+
+
+class _Vllm(VllmEngine):
+    async def score(self, token_ids: list[int]) -> list[tuple[float, int]]:
         parameters = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=1)
         outputs = self._live().generate(tokens_input(token_ids), parameters, "score")
         thought = [output.prompt_logprobs async for output in outputs][-1] or []
@@ -48,6 +53,33 @@ class _Engine(VllmEngine):
             for token, given in zip(token_ids[1:], thought[1:], strict=True)
             if given is not None
         ]
+
+
+def _engine(asked: Asked, observe: StepObserver) -> _Scoring:
+    if asked["engine"] == "llamacpp":
+        from serve.engine_llamacpp import LlamaCppOptions
+        from serve.variants.scoring_llamacpp import ScoringLlamaCpp
+
+        options = LlamaCppOptions(
+            directory=Path(asked["base"]),
+            threads=os.cpu_count() or 1,
+            gpu=not asked["on_cpu"],
+            max_context_tokens=CONTEXT_TOKENS,
+            max_batch=max(BATCHES),
+        )
+        return ScoringLlamaCpp(options, observe)
+    return _Vllm(
+        VllmOptions(
+            checkpoint=asked["base"],
+            on_cpu=asked["on_cpu"],
+            kv_cache_bytes=KV_CACHE_BYTES,
+            max_context_tokens=CONTEXT_TOKENS,
+            max_batch=max(BATCHES),
+            # Every token is computed when it is measured.
+            extra={"enable_prefix_caching": False, **asked["engine_options"]},
+        ),
+        observe,
+    )
 
 
 def measure(asked: Asked) -> Mapping[str, object]:
@@ -62,16 +94,7 @@ async def _measured(asked: Asked) -> Mapping[str, object]:
 
     tokenizer = AutoTokenizer.from_pretrained(asked["base"])
     steps: list[EngineStep] = []
-    options = VllmOptions(
-        checkpoint=asked["base"],
-        on_cpu=asked["on_cpu"],
-        kv_cache_bytes=KV_CACHE_BYTES,
-        max_context_tokens=CONTEXT_TOKENS,
-        max_batch=max(BATCHES),
-        # Every token is computed when it is measured.
-        extra={"enable_prefix_caching": False, **asked["engine_options"]},
-    )
-    engine = _Engine(options, steps.append)
+    engine = _engine(asked, steps.append)
     tell("loading the engine")
     began_s = time.monotonic()
     await engine.start()
@@ -108,7 +131,7 @@ def _tasks(asked: Asked) -> list[str]:
     return [json.loads(line)["prompt"] for line in lines if line.strip()]
 
 
-async def _answer(engine: _Engine, tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
+async def _answer(engine: Engine, tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
     text = ""
     parameters = SamplingParams(max_tokens=ANSWER_TOKENS, temperature=0.0)
     request = _request("task", _tokens(tokenizer, prompt), ANSWER_TOKENS, parameters)
@@ -117,7 +140,7 @@ async def _answer(engine: _Engine, tokenizer: PreTrainedTokenizerBase, prompt: s
     return text
 
 
-async def _times(engine: _Engine, steps: list[EngineStep]) -> tuple[float, dict[str, list[float]]]:
+async def _times(engine: Engine, steps: list[EngineStep]) -> tuple[float, dict[str, list[float]]]:
     """Take the times of steps: prefill by the token, decode by the batch."""
     prefills: list[float] = []
     for turn in range(PREFILLS + 1):
@@ -138,7 +161,7 @@ async def _times(engine: _Engine, steps: list[EngineStep]) -> tuple[float, dict[
     return sorted(prefills[1:])[PREFILLS // 2], decodes
 
 
-async def _run(engine: _Engine, prompts: Sequence[list[int]], tokens: int) -> None:
+async def _run(engine: Engine, prompts: Sequence[list[int]], tokens: int) -> None:
     parameters = SamplingParams(max_tokens=tokens, temperature=0.0, ignore_eos=True)
 
     async def one(place: int, prompt: list[int]) -> None:
