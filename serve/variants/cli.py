@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path  # noqa: TC003 (typer reads annotations)
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,6 +22,7 @@ from serve.section_file import ConfigFileError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from serve.variants.front import Point
     from serve.variants.manifest import Figure, Manifest
     from serve.variants.registry import Registry
 
@@ -45,11 +47,12 @@ def build(
     """Make a variant by a recipe: its steps, then measured, compared with its base, and judged."""
     from serve.variants import build as pipeline
     from serve.variants.errors import BuildError
+    from serve.variants.kit import Kit
     from serve.variants.recipe_file import load
     from serve.variants.workshop import WorkshopError
 
     cache = cache_directory(os.environ)
-    kit = pipeline.Kit(cache, lambda text: ERR.print(text, markup=False, highlight=False))
+    kit = Kit(cache, lambda text: ERR.print(text, markup=False, highlight=False))
     try:
         wanted = load(recipe)
         if check:
@@ -100,6 +103,70 @@ def remove(name: NameArgument) -> None:
         OUT.print(f"deleted {directory}", markup=False, highlight=False)
 
 
+@app.command("search")
+def search(  # noqa: PLR0913 (options of a command)
+    *,
+    model: Annotated[str, typer.Option("--model", help="Name of the model.")],
+    package: Annotated[str | None, typer.Option(help="Base: an installed package.")] = None,
+    path: Annotated[Path | None, typer.Option(help="Base: a directory.")] = None,
+    accelerator: Annotated[str, typer.Option(help="What it is to run on.")] = "cpu",
+    batch: Annotated[int, typer.Option(min=1, help="Sequences that decode together.")] = 8,
+    min_quality: Annotated[float, typer.Option(min=0, max=1, help="Least quality.")] = 0.0,
+    max_tpot_s: Annotated[float | None, typer.Option(help="Longest decode step.")] = None,
+    max_weight_mb: Annotated[float | None, typer.Option(help="Most weights.")] = None,
+    limit_s: Annotated[float, typer.Option(help="Begin no recipe after that.")] = 3600.0,
+    as_json: JsonOption = False,
+    plot: Annotated[Path | None, typer.Option(help="Draw the front into this PNG.")] = None,
+    write: Annotated[Path | None, typer.Option(help="Write the configuration here.")] = None,
+) -> None:
+    """Try recipes, cheapest first, and give those variants that none beats in everything."""
+    from serve.config import CheckpointConfig
+    from serve.variants import search as searching
+    from serve.variants import search_report
+    from serve.variants.errors import BuildError
+    from serve.variants.front import Objectives, choice, front
+    from serve.variants.kit import Kit
+
+    kit = Kit(
+        cache_directory(os.environ), lambda text: ERR.print(text, markup=False, highlight=False)
+    )
+    try:
+        base = CheckpointConfig(package=package, path=str(path) if path else None)
+        found = searching.search(
+            model, base, accelerator,
+            batch=batch, limit_s=limit_s, kit=kit, registry=_registry(),
+        )  # fmt: skip
+    except (BuildError, CheckpointError, ValueError) as error:
+        ERR.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from error
+    best = front(found.points)
+    most = int(max_weight_mb * _MB) if max_weight_mb is not None else None
+    wanted = Objectives(min_quality, max_tpot_s, most)
+    chosen = choice(found.points, wanted)
+    if plot is not None:
+        search_report.plot(plot, found.points, best, batch)
+    if write is not None:
+        kept = [each for each in best if wanted.met_by(each)]
+        write.write_text(
+            search_report.configuration(model, base, accelerator, kept), encoding="utf-8"
+        )
+    if as_json:
+        OUT.print_json(
+            data={
+                "points": [asdict(each) for each in found.points],
+                "front": [each.name for each in best],
+                "chosen": chosen.name if chosen else None,
+                "failed": found.failed,
+                "skipped": list(found.skipped),
+            }
+        )
+    else:
+        _print_front(found.points, best, chosen, batch)
+    if chosen is None:
+        ERR.print("no variant meets the objectives: loosen one of them")
+        raise typer.Exit(1)
+
+
 def _registry() -> Registry:
     from serve.variants.registry import Registry
 
@@ -132,6 +199,25 @@ def _print_table(made: Sequence[Manifest]) -> None:
             f"{each.quality.tasks:.2f}",
             f"{step_s * _MS:.1f}",
             f"{step_j / _COMPARED_BATCH:.2f}",
+        )
+    OUT.print(table)
+
+
+def _print_front(
+    points: Sequence[Point], best: Sequence[Point], chosen: Point | None, batch: int
+) -> None:
+    table = Table("variant", "", box=None)
+    for heading in ("quality", f"mJ/token at {batch}", "TPOT ms", "weights MB"):
+        table.add_column(heading, justify="right")
+    for each in sorted(points, key=lambda each: each.j_per_token):
+        what = "chosen" if each is chosen else "front" if each in best else "beaten"
+        table.add_row(
+            each.name,
+            f"{what}, refused" if each.refusals else what,
+            f"{each.quality:.3f}",
+            f"{each.j_per_token * _MS:.2f}",
+            f"{each.tpot_s * _MS:.1f}",
+            f"{each.weight_bytes / _MB:.0f}",
         )
     OUT.print(table)
 

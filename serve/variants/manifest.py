@@ -75,6 +75,8 @@ class Manifest(Section):
     recipe: Recipe
     engine: Literal["vllm", "llamacpp"] = "vllm"
     """What it is served by, and was measured on."""
+    settings: dict[str, Any] = Field(default_factory=dict)
+    """Arguments of the engine that a tune step has found, by the engine's names."""
     checkpoint: Path
     """Directory that the engine loads."""
     stages: tuple[StageRecord, ...]

@@ -76,7 +76,7 @@ def _engine(asked: Asked, observe: StepObserver) -> _Scoring:
             max_context_tokens=CONTEXT_TOKENS,
             max_batch=max(BATCHES),
             # Every token is computed when it is measured.
-            extra={"enable_prefix_caching": False, **asked["engine_options"]},
+            extra={**asked["engine_options"], "enable_prefix_caching": False},
         ),
         observe,
     )

@@ -6,6 +6,7 @@ one that cannot work.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
@@ -16,7 +17,7 @@ from serve.config import CheckpointConfig
 from serve.config_section import Fault, Section
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 RecipeName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$")]
 Count: TypeAlias = Annotated[int, Field(ge=1)]
@@ -97,6 +98,13 @@ class ExportStep(Section):
     """Of weights: exact, 8.5 or 4.5 bits each, by llama.cpp's blocks of 32."""
 
 
+class TuneStep(Section):
+    """The engine's own knobs, turned one after the other on the live engine."""
+
+    fast: bool = True
+    """Leave out what takes minutes to compile: fused kernels and graphs."""
+
+
 class StepConfig(Section):
     """One step of a recipe: exactly one of these."""
 
@@ -108,6 +116,8 @@ class StepConfig(Section):
     """Taught by the base."""
     export: ExportStep | None = None
     """A file for llama.cpp."""
+    tune: TuneStep | None = None
+    """Settings of the engine."""
 
     def find_faults(self) -> Iterator[Fault]:
         """Yield a step that is none, or several."""
@@ -172,10 +182,15 @@ class Recipe(Section):
             yield Fault("accelerator", f"no accelerator {self.accelerator!r}; known: {known}")
         if self.base.quantize is not None:
             yield Fault("base.quantize", "a recipe begins with exact weights; make it a step")
-        for place, step in enumerate(self.steps[:-1]):
-            if step.kind in _LAST:
-                yield Fault(f"steps[{place}]", f"nothing can follow {step.kind}; make it the last")
+        for place, (step, after) in enumerate(pairwise(self.steps)):
+            followers = _FOLLOWERS.get(step.kind, _KINDS)
+            if after.kind not in followers:
+                allowed = " or ".join(followers) or "nothing"
+                yield Fault(
+                    f"steps[{place}]",
+                    f"{allowed} can follow {step.kind}, and not {after.kind}: put it at the end",
+                )
 
 
 # Their results are for an engine, and can be changed no more.
-_LAST = frozenset({"quantize", "export"})
+_FOLLOWERS: Mapping[str, tuple[str, ...]] = {"quantize": ("tune",), "export": (), "tune": ()}

@@ -60,7 +60,7 @@ def keys(made: Recipe, **changes: str) -> list[str]:
         ),
         (
             "name: v\nbase: {package: p}\nsteps:\n" + 2 * "  - quantize: {scheme: w8a8}\n",
-            "nothing can follow quantize",
+            "put it at the end",
         ),
         (
             "name: v\nbase: {package: p, quantize: w8a8}\nsteps: [{quantize: {scheme: w8a8}}]\n",

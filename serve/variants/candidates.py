@@ -1,0 +1,73 @@
+"""Recipes that a search tries for a model on an accelerator, cheapest first.
+
+Its own module because it is pure, and what is worth trying is a judgement of its own: what the
+model's shape and the accelerator's units allow.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from cluster.accelerators import CATALOGUE
+from serve.variants.recipe import Recipe
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from serve.config import CheckpointConfig
+
+_GROUPS = (128, 64, 32)
+# Of feed-forward features, what a student keeps: in whole blocks, which kernels and groups like.
+_KEPT, _BLOCK = 0.92, 128
+_GATE = {"max_perplexity_ratio": 1.5, "min_agreement": 0.6}
+
+
+def candidates(
+    prefix: str, base: CheckpointConfig, shape: Mapping[str, Any], accelerator: str
+) -> Iterator[Recipe]:
+    """Give recipes, those first that take seconds.
+
+    Args:
+        prefix: of their names.
+        base: what they begin with.
+        shape: the base's config.json.
+        accelerator: that they are measured on.
+
+    """
+    for name, steps in _chains(shape, accelerator):
+        # A search looks at more than it would serve: whoever writes a configuration asks the gate.
+        yield Recipe.model_validate(
+            {
+                "name": f"{prefix}-{name}",
+                "base": base.model_dump(exclude_none=True),
+                "accelerator": accelerator,
+                "calibration": {"samples": 64, "tokens": 256, "python_reference": True},
+                "steps": steps,
+                "gate": _GATE,
+            }
+        )
+
+
+def _chains(
+    shape: Mapping[str, Any], accelerator: str
+) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    int8 = {"quantize": {"scheme": "w8a8"}}
+    yield "int8", [int8]
+    if "fp8" in CATALOGUE[accelerator].tflops:
+        yield "fp8", [{"quantize": {"scheme": "fp8"}}]
+    yield "int8-tuned", [int8, {"tune": {}}]
+    if group := _group(shape):
+        yield "int4", [{"quantize": {"scheme": "w4a16", "method": "gptq", "group_size": group}}]
+    yield "int8-gptq", [{"quantize": {"scheme": "w8a8", "method": "smoothquant_gptq"}}]
+    width = int(shape.get("intermediate_size", 0))
+    kept = int(width * _KEPT) // _BLOCK * _BLOCK
+    if 0 < kept < width:
+        learn = {"steps": 60, "tokens": 256, "learning_rate": 2e-4, "check_every": 15}
+        yield "student", [{"prune": {"ffn_width": kept}}, {"distill": learn}, int8]
+
+
+def _group(shape: Mapping[str, Any]) -> int:
+    """Give the largest group of int4 weights that divides every layer; 0 if none does."""
+    widths = [int(shape[key]) for key in ("hidden_size", "intermediate_size") if key in shape]
+    fitting = (size for size in _GROUPS if all(width % size == 0 for width in widths))
+    return next(fitting, 0)

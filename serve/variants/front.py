@@ -1,0 +1,96 @@
+"""Variants that no other one beats in everything: the Pareto front, pure.
+
+Its own module because a search makes points, and tables, plots and configurations read fronts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from serve.config import StepProfile
+    from serve.variants.manifest import Manifest
+
+BASE = "base"
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A variant, by what people choose it for.
+
+    Attributes:
+        name: of the variant; `base` is what all are made of.
+        quality: perplexity of the base in that of the variant; 1 at most.
+        j_per_token: of a decode step at the batch that the search is for, by the power model.
+        tpot_s: time of that step.
+        weight_bytes: of the checkpoint.
+        refusals: why its gate refuses it; empty if it does not.
+
+    """
+
+    name: str
+    quality: float
+    j_per_token: float
+    tpot_s: float
+    weight_bytes: int
+    refusals: tuple[str, ...] = ()
+
+    def beats(self, other: Point) -> bool:
+        """Whether it is at least as good in everything, and better in something."""
+        mine, theirs = self._costs(), other._costs()
+        return mine != theirs and all(a <= b for a, b in zip(mine, theirs, strict=True))
+
+    def _costs(self) -> tuple[float, ...]:
+        return (-self.quality, self.j_per_token, self.tpot_s, float(self.weight_bytes))
+
+
+@dataclass(frozen=True, slots=True)
+class Objectives:
+    """What a variant has to keep to be chosen; None for whatever it takes."""
+
+    min_quality: float = 0.0
+    max_tpot_s: float | None = None
+    max_weight_bytes: int | None = None
+
+    def met_by(self, point: Point) -> bool:
+        """Whether a variant keeps all of them, and its gate."""
+        return (
+            not point.refusals
+            and point.quality >= self.min_quality
+            and (self.max_tpot_s is None or point.tpot_s <= self.max_tpot_s)
+            and (self.max_weight_bytes is None or point.weight_bytes <= self.max_weight_bytes)
+        )
+
+
+def point_of(made: Manifest, batch: int) -> Point:
+    """Give the point of a variant."""
+    quality = min(1.0, 1.0 / made.quality.perplexity_ratio.value)
+    tpot_s, token_j = _step(made.profile, batch)
+    return Point(made.name, quality, token_j, tpot_s, made.weight_bytes, tuple(made.refusals()))
+
+
+def base_of(made: Manifest, batch: int) -> Point:
+    """Give the point of what a variant was made of."""
+    tpot_s, token_j = _step(made.base_profile, batch)
+    return Point(BASE, 1.0, token_j, tpot_s, made.base_weight_bytes)
+
+
+def front(points: Iterable[Point]) -> list[Point]:
+    """Give the points that none beats, the least energy first."""
+    known = list(points)
+    best = [each for each in known if not any(other.beats(each) for other in known)]
+    return sorted(best, key=lambda each: each.j_per_token)
+
+
+def choice(points: Iterable[Point], objectives: Objectives) -> Point | None:
+    """Choose the least energy among those that meet the objectives; None if none does."""
+    fitting = [each for each in points if objectives.met_by(each)]
+    return min(fitting, key=lambda each: each.j_per_token, default=None)
+
+
+def _step(profile: StepProfile, batch: int) -> tuple[float, float]:
+    """Give time of a decode step, and joules of each token in it."""
+    return profile.t0_s + profile.t1_s * batch, (profile.e0_j + profile.e1_j * batch) / batch

