@@ -62,7 +62,7 @@ def _chains(
     width = int(shape.get("intermediate_size", 0))
     kept = int(width * _KEPT) // _BLOCK * _BLOCK
     if 0 < kept < width:
-        learn = {"steps": 60, "tokens": 256, "learning_rate": 2e-4, "check_every": 15}
+        learn = {"steps": 40, "tokens": 256, "learning_rate": 5e-5, "check_every": 10}
         yield "student", [{"prune": {"ffn_width": kept}}, {"distill": learn}, int8]
 
 
