@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from serve.variants.recipe import Recipe
 
 DATA = Path(__file__).parent / "data"
+# Texts that steps learn from.
+_READ = ("calibration", "reference")
 
 
 def build(recipe: Recipe, kit: Kit) -> Manifest:
@@ -44,7 +46,7 @@ def build(recipe: Recipe, kit: Kit) -> Manifest:
     for stage in stages(
         recipe,
         base=content_key(bench.base),
-        calibration=file_key(bench.texts["calibration"]),
+        calibration=digest([file_key(bench.texts[name]) for name in _READ if name in bench.texts]),
         environment=workshop.identity(),
     ):
         checkpoint, record = done(stage, checkpoint, bench)
@@ -91,31 +93,29 @@ def _prepared(recipe: Recipe, kit: Kit) -> Bench:
     """Give base and texts of a recipe that may work."""
     base = Path(materialize(recipe.base.source, cache=kit.cache, report=kit.report))
     texts = {
-        "calibration": _calibration_text(recipe, kit),
+        "calibration": recipe.calibration.text or DATA / "calibration.txt",
         "heldout": DATA / "heldout.txt",
         "tasks": DATA / "tasks.jsonl",
     }
     if faults := list(find_faults(recipe, base, texts["calibration"], kit.cache)):
         raise BuildError("; ".join(faults))
+    if recipe.calibration.python_reference:
+        texts["reference"] = _python_reference(kit)
     return Bench(recipe, base, texts, kit)
 
 
-def _calibration_text(recipe: Recipe, kit: Kit) -> Path:
-    """Give the text to learn from, as one file."""
-    file = recipe.calibration.text or DATA / "calibration.txt"
-    if not recipe.calibration.python_reference or not file.is_file():
-        return file
+def _python_reference(kit: Kit) -> Path:
+    """Give the reference of the Python language as a file of passages."""
     from pydoc_data.topics import topics
 
-    reference = [topics[name] for name in sorted(topics)]
-    content = "\n\n".join([file.read_text(encoding="utf-8"), *reference])
-    joined = kit.cache / "variants" / "texts" / f"{digest(content)}.txt"
-    if not joined.is_file():
-        joined.parent.mkdir(parents=True, exist_ok=True)
-        fresh = joined.with_suffix(f".{os.getpid()}")
+    content = "\n\n".join(topics[name] for name in sorted(topics))
+    file = kit.cache / "variants" / "texts" / f"{digest(content)}.txt"
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        fresh = file.with_suffix(f".{os.getpid()}")
         fresh.write_text(content, encoding="utf-8")
-        fresh.replace(joined)
-    return joined
+        fresh.replace(file)
+    return file
 
 
 def _weight_bytes(checkpoint: Path) -> int:

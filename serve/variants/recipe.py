@@ -36,8 +36,8 @@ class CalibrationConfig(Section):
     seed: int = 0
     """Of everything that is drawn."""
     python_reference: bool = False
-    """Also the reference of the Python language, which every Python brings: 110,000 tokens more,
-    which a student learns from."""
+    """Whether a student reads the reference of the Python language too, which every Python brings:
+    110,000 tokens more."""
 
 
 class QuantizeStep(Section):

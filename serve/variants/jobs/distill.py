@@ -28,7 +28,7 @@ WARM_UP = 0.1
 BETAS = (0.9, 0.95)
 CLIP = 1.0
 # Of the text, kept from training to see when it no longer helps; so many stretches at most.
-HELD_BACK, MOST_HELD_BACK = 0.1, 16
+HELD_BACK, MOST_HELD_BACK = 0.1, 8
 
 
 def distill(asked: Asked) -> Mapping[str, object]:
@@ -40,8 +40,10 @@ def distill(asked: Asked) -> Mapping[str, object]:
     student = AutoModelForCausalLM.from_pretrained(asked["base"], dtype=torch.float32)
     teacher = AutoModelForCausalLM.from_pretrained(asked["teacher"], dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(asked["base"])
-    train, held_back = _parted(stream(asked, tokenizer), asked["tokens"])
-    course = _Course(student, teacher, train, held_back, asked)
+    texts = [name for name in ("calibration", "reference") if name in asked["texts"]]
+    parted = [_parted(stream(asked, tokenizer, name), asked["tokens"]) for name in texts]
+    held_back = torch.cat([kept for _, kept in parted])
+    course = _Course(student, teacher, [train for train, _ in parted], held_back, asked)
     course.run()
     tell("writing")
     student.load_state_dict(course.best)
@@ -62,6 +64,11 @@ def _parted(ids: list[int], length: int) -> tuple[Tensor, Tensor]:
     return torch.tensor(ids[: -stretches * length]), held_back
 
 
+def _drawn(ids: Tensor, length: int, rng: torch.Generator) -> Tensor:
+    at = int(torch.randint(len(ids) - length, (1,), generator=rng))
+    return ids[at : at + length]
+
+
 class _Course:
     """Training, from its beginning or from where it was left.
 
@@ -74,7 +81,7 @@ class _Course:
     """
 
     def __init__(
-        self, student: Any, teacher: Any, train: Tensor, held_back: Tensor, asked: Asked
+        self, student: Any, teacher: Any, train: list[Tensor], held_back: Tensor, asked: Asked
     ) -> None:
         self._student, self._teacher = student, teacher
         self._train, self._held_back = train, held_back
@@ -104,8 +111,10 @@ class _Course:
         # Drawn by step, so that a run that goes on draws what it would have drawn.
         rng = torch.Generator().manual_seed(self._asked["calibration"]["seed"] + self._step)
         length, batch = self._asked["tokens"], self._asked["batch"]
-        starts = torch.randint(len(self._train) - length, (batch,), generator=rng)
-        rows = torch.stack([self._train[at : at + length] for at in starts])
+        # As many from each text: the calibration text is short, and the more like what is served.
+        rows = torch.stack(
+            [_drawn(self._train[place % len(self._train)], length, rng) for place in range(batch)]
+        )
         for group in self._optimizer.param_groups:
             group["lr"] = self._asked["learning_rate"] * self._pace()
         self._student.train()

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def stream(asked: Asked, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Give the tokens of all passages, one after the other."""
+def stream(asked: Asked, tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Give the tokens of all passages of a text, one after the other."""
     ids: list[int] = []
-    for passage in passages(asked["texts"]["calibration"]):
+    for passage in passages(asked["texts"][text]):
         ids += tokenizer(passage + "\n\n", add_special_tokens=False)["input_ids"]
     return ids
 
@@ -27,7 +27,7 @@ def stream(asked: Asked, tokenizer: PreTrainedTokenizerBase) -> list[int]:
 def windows(asked: Asked, tokenizer: PreTrainedTokenizerBase) -> Tensor:
     """Cut samples (rows of token ids) from all of the text; they overlap where it is short."""
     count, length = asked["calibration"]["samples"], asked["calibration"]["tokens"]
-    ids = stream(asked, tokenizer)
+    ids = stream(asked, tokenizer, "calibration")
     if len(ids) < length:
         raise JobError(
             f"the calibration text has {len(ids)} tokens, less than one sample of {length}"
