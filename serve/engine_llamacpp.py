@@ -164,7 +164,7 @@ class LlamaCppEngine:
         parameters = parameters_of(request)
         asked = self._asked(request, parameters)
         arrived_s = time.monotonic()
-        with self._steps.waiting(request.context_tokens):
+        with self._steps.waiting():
             async with self._free:
                 await self.check_health()
                 scheduled_s = time.monotonic()

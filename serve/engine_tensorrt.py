@@ -132,7 +132,7 @@ class TensorRtEngine:
         output = self._submit(request)
         finished = False
         try:
-            with self._steps.waiting(0), self._steps.running(request.context_tokens) as pace:
+            with self._steps.waiting(), self._steps.running(request.context_tokens) as pace:
                 async for each in output:
                     part = each.outputs[0]
                     now_s = time.monotonic()

@@ -60,7 +60,7 @@ class StepEstimate:
         return self._waiting + len(self._running)
 
     @contextmanager
-    def waiting(self, _: int) -> Iterator[None]:
+    def waiting(self) -> Iterator[None]:
         """Count a request from its arrival; once it runs it counts as running."""
         self._waiting += 1
         try:

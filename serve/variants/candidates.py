@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 _GROUPS = (128, 64, 32)
 # Of feed-forward features, what a student keeps: in whole blocks, which kernels and groups like.
 _KEPT, _BLOCK = 0.92, 128
-_GATE = {"max_perplexity_ratio": 1.5, "min_agreement": 0.6}
 
 
 def candidates(
@@ -35,7 +34,6 @@ def candidates(
 
     """
     for name, steps in _chains(shape, accelerator):
-        # A search looks at more than it would serve: whoever writes a configuration asks the gate.
         yield Recipe.model_validate(
             {
                 "name": f"{prefix}-{name}",
@@ -43,7 +41,6 @@ def candidates(
                 "accelerator": accelerator,
                 "calibration": {"samples": 64, "tokens": 256, "python_reference": True},
                 "steps": steps,
-                "gate": _GATE,
             }
         )
 

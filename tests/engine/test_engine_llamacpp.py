@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from serve.engine_llamacpp import LlamaCppEngine
 
+pytest.importorskip("xllamacpp", reason="the extra `llamacpp` is not installed")
+
 pytestmark = [
     pytest.mark.engine,
     pytest.mark.timeout(300),

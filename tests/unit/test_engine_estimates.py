@@ -50,7 +50,7 @@ def test_what_cannot_be_is_said(last: int, content: bytes, count: int) -> None:
 def test_a_sequence_s_next_token_begins_the_next_step() -> None:
     steps: list[EngineStep] = []
     estimate = StepEstimate(steps.append, kv_tokens=100)
-    with estimate.waiting(10), estimate.waiting(10):
+    with estimate.waiting(), estimate.waiting():
         assert estimate.requests == 2
         with estimate.running(10) as one, estimate.running(20) as two:
             assert estimate.requests == 2
