@@ -54,6 +54,7 @@ class Traffic:
         completion_tokens: of those.
         cached_tokens: of their prompts, found in prefix caches.
         completed_prompt_tokens: of their prompts.
+        missed: of the completions, those that did not keep their objective.
 
     """
 
@@ -64,6 +65,7 @@ class Traffic:
     completion_tokens: int = 0
     cached_tokens: int = 0
     completed_prompt_tokens: int = 0
+    missed: int = 0
 
     def plus(self, other: Traffic) -> Traffic:
         """Add two counts of the same time."""

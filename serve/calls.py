@@ -17,7 +17,7 @@ from serve.errors import BadRequestError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from scheduler.requests import ReplicaId, VariantName
+    from scheduler.requests import Objective, ReplicaId, VariantName
     from scheduler.routing import Decision
     from serve.engine import EngineFinish
     from serve.frames import RequestEnergy
@@ -198,6 +198,7 @@ class Journey:
         "losses",
         "misses",
         "notice",
+        "objective",
         "outcome",
         "replayed_tokens",
         "resumes",
@@ -211,6 +212,7 @@ class Journey:
         self.call = call
         self.service_class = ""
         self.stream: StreamKey | None = None
+        self.objective: Objective | None = None
         self.notice = ""
         self.decision: Decision | None = None
         self.failed: frozenset[ReplicaId] = frozenset()

@@ -18,7 +18,7 @@ import yaml
 from rich.console import Console
 
 from protos.jouleserve.client import Client, JouleserveClientError
-from serve import cli_tables, cluster_record, config_file, pins, session
+from serve import cli_tables, cluster_record, config_file, orders, session
 from serve.checkpoints import CheckpointError
 from serve.cluster_record import ClusterError
 from serve.config import Config
@@ -141,7 +141,7 @@ def status(address: AddressOption = "", *, as_json: JsonOption = False) -> None:
 
 
 @app.command()
-def plan(
+def plan(  # noqa: PLR0913 (options of a command)
     address: AddressOption = "",
     *,
     dry_run: Annotated[bool, typer.Option(help="Plan for this instant; change nothing.")] = False,
@@ -154,16 +154,24 @@ def plan(
         ),
     ] = None,
     unpin: Annotated[bool, typer.Option(help="Give every variant back to the planner.")] = False,
+    accept: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CANDIDATE",
+            help="Let a candidate be tried once it is proposed; may be repeated. Needs the cluster"
+            " that `up` started.",
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show what is planned to be awake, why, what it draws, and the least that could serve."""
-    if pin or unpin:
-        if unpin and pin:
-            raise typer.BadParameter("--pin and --unpin contradict each other")
+    if pin or unpin or accept:
+        if bool(unpin) + bool(pin) + bool(accept) > 1:
+            raise typer.BadParameter("give one of --pin, --unpin and --accept at a time")
         record = cluster_record.read()
         if record is None:
-            raise ClusterError("no cluster is known here; pins are set where `up` ran")
-        pins.pin(record, _pins(pin or []))
+            raise ClusterError("no cluster is known here; orders are given where `up` ran")
+        orders.give(record, orders.accept(accept) if accept else orders.pin(_pins(pin or [])))
     with Client(_address(address), timeout_s=_PLAN_TIMEOUT_S) as client:
         answer = client.plan(dry_run=dry_run)
     if as_json:

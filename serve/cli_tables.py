@@ -87,6 +87,8 @@ def print_plan(console: Console, plan: Plan) -> None:
             f" hardly more than {demand.upper_requests_per_s:.3g},"
             f" of {demand.prompt_tokens:.0f} + {demand.completion_tokens:.0f} tokens{short}",
         )
+    for candidate in plan.candidates:
+        _say(console, f"candidate {candidate.variant} is {candidate.phase}: {candidate.reason}")
     for action in plan.actions:
         what = f"{action.count} {action.variant or 'node' + 's' * (action.count > 1)}"
         _say(console, f"{action.kind} {what} on {action.group}: {action.reason}")

@@ -131,6 +131,9 @@ class VariantConfig(Section):
     max_replicas: Annotated[int, Field(ge=1)] | None = None
     """Most replicas that may be awake; by default `min_replicas`, a fixed number. In between the
     planner decides, or the autoscaler that `planner.autoscaler` names."""
+    candidate: bool = False
+    """Not trusted yet: it sleeps until the planner has found that the traffic is served with less
+    energy by it, and may try it (`planner.adapt`); it is withdrawn when that does not come true."""
     start_s: PositiveSeconds = 60.0
     """From the decision to wake a replica until it serves, before any start was seen."""
     quality: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -172,6 +175,8 @@ class VariantConfig(Section):
             yield Fault(
                 "min_replicas", f"{self.min_replicas} is more than max_replicas {self.max_replicas}"
             )
+        if self.candidate and self.min_replicas:
+            yield Fault("min_replicas", "a candidate sleeps until it is tried: give 0")
         yield from self._engine_faults()
         if self.accelerator == CPU:
             yield from self._cpu_faults()
@@ -363,6 +368,20 @@ class Config(Section):
         yield from self._node_group_faults()
         yield from self._sleep_faults()
         yield from self._pin_faults()
+        yield from self._candidate_faults()
+
+    def _candidate_faults(self) -> Iterator[Fault]:
+        """Yield models that nothing trusted serves, and permissions for what is no candidate."""
+        for i, model in enumerate(self.models):
+            if all(variant.candidate for variant in model.variants):
+                yield Fault(
+                    f"models.{i}.variants", "all are candidates; one has to serve meanwhile"
+                )
+        known = [variant.name for _, variant in self.variants() if variant.candidate]
+        for i, name in enumerate(self.planner.adapt.accepted):
+            if name not in known:
+                names = ", ".join(known) or "none"
+                yield Fault(f"planner.adapt.accepted.{i}", f"no candidate {name!r}; known: {names}")
 
     def _sleep_faults(self) -> Iterator[Fault]:
         """Yield variants that nobody would wake."""

@@ -19,6 +19,25 @@ GroupNameText = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0
 PositiveSeconds = Annotated[float, Field(gt=0)]
 
 
+class AdaptConfig(Section):
+    """How candidates, variants that are not trusted yet, come to serve."""
+
+    mode: Literal["off", "propose", "carry_out"] = "propose"
+    """`propose` says what each would save for the traffic as it is; `carry_out` tries the best
+    besides, and withdraws what falls short."""
+    accepted: tuple[str, ...] = ()
+    """Candidates that may be tried once they are proposed, whatever the mode; `jouleserve plan
+    --accept` adds to them in a running cluster."""
+    least_saving: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    """Share of the power that a candidate has to promise; less is within what power models err."""
+    watch_s: PositiveSeconds = 600.0
+    """Time that traffic is looked at before anything is proposed."""
+    probation_s: PositiveSeconds = 600.0
+    """Time that a candidate serves for before it is kept or withdrawn."""
+    retry_s: PositiveSeconds = 21_600.0
+    """Time after which one that was withdrawn is looked at again."""
+
+
 class PlannerConfig(Section):
     """What decides which replicas and nodes are awake."""
 
@@ -40,6 +59,8 @@ class PlannerConfig(Section):
     pinned: dict[str, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
     """Replicas of variants, by name, whatever the planner would have; the rest is planned around
     them. `jouleserve plan --pin bf16=2` sets them in a running cluster."""
+    adapt: AdaptConfig = AdaptConfig()
+    """How candidates come to serve."""
     nodes: Literal["ray", "kubernetes"] = "ray"
     """Who brings nodes: Ray's own autoscaler, or KubeRay's worker groups in Kubernetes."""
     no_capacity_s: PositiveSeconds = 30.0

@@ -12,6 +12,7 @@ import itertools
 import logging
 import time
 import uuid
+from dataclasses import replace
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -223,7 +224,8 @@ class Gateway:
             if not request.dry_run:
                 return plan_status.response(self._plan.latest)
             proposed = await self._planner.propose()
-            return plan_status.response(PlanNews(proposed, power_w=self._engines.power_w()))
+            latest = self._plan.latest
+            return plan_status.response(replace(latest, planned=proposed, age_s=0.0))
         except JouleserveError as error:
             grpc_api.set_error(grpc_context, error)
             return cluster_pb2.GetPlanResponse()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from scheduler.adaptation import Case
     from scheduler.fleet import Sleeper
     from scheduler.plans import Demand, NodeGroupName, Plan, Slot
     from scheduler.requests import ModelName, ReplicaId, VariantName
@@ -125,6 +126,7 @@ class PlanNews:
         power_w: that replicas draw now, as gateways have it from their reports.
         troubles: that keep the plan from being made, carried out, or as good as it could be.
         workers: replicas that may take new work; None for all of them.
+        candidates: how it stands with variants that are not trusted yet.
 
     """
 
@@ -134,6 +136,7 @@ class PlanNews:
     power_w: float | None = None
     troubles: tuple[Trouble, ...] = ()
     workers: frozenset[ReplicaId] | None = None
+    candidates: Mapping[VariantName, Case] = field(default_factory=dict)
 
     def coming(self) -> frozenset[VariantName]:
         """Name the variants of which a replica starts."""

@@ -49,6 +49,7 @@ class Situation:
         nodes: by group.
         start_s: measured times to start a replica, of variants of which one was seen.
         obstacles: variants that can have no more replicas than they have, and why.
+        locked: candidates that are not admitted, and get no replica.
 
     """
 
@@ -57,6 +58,7 @@ class Situation:
     nodes: Mapping[NodeGroupName, GroupState]
     start_s: Mapping[VariantName, float] = field(default_factory=dict)
     obstacles: Mapping[VariantName, str] = field(default_factory=dict)
+    locked: frozenset[VariantName] = frozenset()
 
 
 def problem(
@@ -177,7 +179,7 @@ def _found(config: Config, name: NodeGroupName, accelerator: str, state: GroupSt
 def _placement(config: Config, entry: VariantConfig, situation: Situation) -> Placement:
     name = VariantName(entry.name)
     slot = slot_of(config, entry)
-    least, most = bounds(config, entry)
+    least, most = bounds(config, entry, situation.locked)
     if name in situation.obstacles:
         # What is there may stay; nothing is to be expected beyond that.
         most = min(most, situation.deployed.awake.get(name, 0))
@@ -193,11 +195,13 @@ def _placement(config: Config, entry: VariantConfig, situation: Situation) -> Pl
     )
 
 
-def bounds(config: Config, entry: VariantConfig) -> tuple[int, int]:
-    """Give the least and the most replicas that a plan may want."""
+def bounds(config: Config, entry: VariantConfig, locked: frozenset[VariantName]) -> tuple[int, int]:
+    """Give the least and the most replicas that a plan may want; pins go before all else."""
     pinned = config.planner.pinned.get(entry.name)
     if pinned is not None:
         return pinned, pinned
+    if VariantName(entry.name) in locked:
+        return 0, 0
     return entry.min_replicas, entry.max_replicas or entry.min_replicas
 
 

@@ -54,7 +54,22 @@ def response(news: PlanNews) -> pb.GetPlanResponse:
         ],
         demands=_demands(planned),
         rejected=planned.rejected,
+        candidates=_candidates(news, plan.made_at_s + news.age_s),
     )
+
+
+def _candidates(news: PlanNews, now_s: float) -> Iterator[pb.CandidateVariant]:
+    for name, case in sorted(news.candidates.items()):
+        yield pb.CandidateVariant(
+            variant=name,
+            phase=case.phase.value,
+            age_s=max(0.0, now_s - case.since_s),
+            promised=case.promised,
+            carried_per_s=case.carried_per_s,
+            believed=case.believed,
+            metered=case.metered,
+            reason=case.reason,
+        )
 
 
 def _replicas(planned: Planned) -> Iterator[pb.PlannedReplicas]:

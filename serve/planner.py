@@ -15,6 +15,7 @@ from scheduler.fleet import Sleeper
 from scheduler.requests import ModelName, VariantName
 from scheduler.validation import Rejected
 from serve import troubles
+from serve.adapting import Adapting
 from serve.expectations import Expectations
 from serve.hearsay import Hearsay
 from serve.obstacles import Obstacles
@@ -33,7 +34,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from scheduler.fleet import Variant
+    from scheduler.mix import Mixes
     from scheduler.plans import Demand, NodeGroupName, Plan, PlanInput
+    from serve.adapting import Question
     from serve.census import Deployed
     from serve.config import Config
     from serve.plan_news import GatewayNews
@@ -102,8 +105,11 @@ class Planner:
         self._planned: Planned | None = None
         self._seen_last: Situation | None = None
         self._budget = PowerBudget()
+        self._adapting = Adapting(config, now_s)
 
-    def configure(self, config: Config, variants: Mapping[VariantName, Variant]) -> None:
+    def configure(
+        self, config: Config, variants: Mapping[VariantName, Variant], now_s: float
+    ) -> None:
         """Go on with another configuration, and with what was learnt of variants that stay."""
         learnt = {
             name: variant
@@ -114,6 +120,7 @@ class Planner:
         self._given = dict(variants)
         self._variants = {**variants, **learnt}
         self._obstacles.configure(config.planner.no_capacity_s, config.planner.retry_s)
+        self._adapting.configure(config, now_s)
 
     # ── what gateways say ───────────────────────────────────────────────────
 
@@ -124,6 +131,8 @@ class Planner:
             return self.news(now_s)
         for key, traffic in new.items():
             self._expectations.count(key, traffic)
+            self._adapting.count(traffic)
+        self._adapting.meter(self._hearsay.power_w(), now_s)
         for name, steps in news.steps.items():
             if name in self._variants:
                 self._variants[name] = replace(self._variants[name], steps=steps)
@@ -138,8 +147,15 @@ class Planner:
             *(troubles.of_plan(planned) if planned else ()),
             *((troubles.RESTING,) if self._somebody_rests() else ()),
         )
-        power_w = self._hearsay.power_w()
-        return PlanNews(planned, age_s, self._sleepers(), power_w, told, self._budget.workers)
+        return PlanNews(
+            planned,
+            age_s,
+            self._sleepers(),
+            self._hearsay.power_w(),
+            told,
+            self._budget.workers,
+            self._adapting.cases(),
+        )
 
     def urgent(self) -> bool:
         """Whether requests wait, or come, for which something should be awake that is not."""
@@ -151,6 +167,16 @@ class Planner:
         """Learn from the traffic since the last call, and from replicas that came up or did not."""
         self._hearsay.forget(observed.now_s)
         self._expectations.observe(observed.now_s)
+
+    def question(self, observed: Observed) -> Question | None:
+        """Say which mixes of variants are to be compared; None where there is no candidate."""
+        everything = replace(self._situation(observed), locked=frozenset())
+        demands = self._demands(observed.now_s)
+        return self._adapting.question(problem(self._config, self._variants, everything, demands))
+
+    def adapt(self, compared: Mixes, observed: Observed) -> None:
+        """Admit candidates, or withdraw them, by an answer to the question."""
+        self._adapting.learn(compared, observed, self._situation(observed).obstacles)
 
     def draft(self, observed: Observed) -> Draft:
         """Write down what there is and what is expected, and remember none of it."""
@@ -207,7 +233,8 @@ class Planner:
         }
         there = observed.deployed.without(self._hearsay.lost())
         starts_s = dict(self._starts.learnt_s)
-        return Situation(observed.now_s, there, observed.nodes, starts_s, obstacles)
+        locked = self._adapting.locked
+        return Situation(observed.now_s, there, observed.nodes, starts_s, obstacles, locked)
 
     def _keep_budget(self, now_s: float) -> None:
         """See who has to rest; before the first look nobody is known."""
@@ -278,7 +305,7 @@ class Planner:
         sleepers = []
         for _, entry in self._config.variants():
             state = planned.slots.get(slot_of(self._config, entry))
-            _, most = bounds(self._config, entry)
+            _, most = bounds(self._config, entry, self._adapting.locked)
             name = VariantName(entry.name)
             if not entry.scalable or state is None or self._obstacles.reason(name):
                 continue

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster import telemetry
 from cluster.nodes import GroupState, NodeProvider, NodesUnknownError
+from scheduler.mix import mixes
 from scheduler.planning import plan
 from scheduler.requests import VariantName
 from scheduler.validation import validate
@@ -74,7 +75,7 @@ class PlannerDeployment:
             observe_plan(lambda: self._latest)
             self._loop_task = asyncio.create_task(self._plan_forever(), name="planner")
         else:
-            self._planner.configure(parsed, variants)
+            self._planner.configure(parsed, variants, time.time())
             self._wake.set()
 
     async def exchange(self, news: GatewayNews) -> PlanNews:
@@ -152,6 +153,8 @@ class PlannerDeployment:
         if learn:
             planner.observe(seen)
         planner.notice(seen)
+        if learn:
+            await self._adapt(planner, seen)
         draft = planner.draft(seen)
         began_s = time.monotonic()
         async with self._solving:
@@ -167,6 +170,19 @@ class PlannerDeployment:
             _log(planned)
         if planned is not None and self._nodes is not None:
             await self._ask(self._nodes, planned.plan.nodes)
+
+    async def _adapt(self, planner: Planner, seen: Observed) -> None:
+        """Look at what serving takes with and without each candidate."""
+        question = planner.question(seen)
+        if question is None:
+            return
+        before = planner.news(seen.now_s).candidates
+        async with self._solving:
+            compared = await asyncio.to_thread(mixes, *question)
+        planner.adapt(compared, seen)
+        for name, case in planner.news(seen.now_s).candidates.items():
+            if name not in before or case.phase is not before[name].phase:
+                logger.info("candidate %s is %s: %s", name, case.phase, case.reason)
 
     async def _ask(self, nodes: NodeProvider, wanted: Mapping[NodeGroupName, int]) -> None:
         async with self._tolerant("nodes cannot be asked for"):

@@ -10,6 +10,7 @@ from collections import Counter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from scheduler.decisions import Latencies
 from scheduler.traffic import Traffic, crowded
 from serve.plan_news import StreamKey
 
@@ -43,6 +44,7 @@ class TrafficCounts:
     def came(self, journey: Journey, request: Request, verdict: Decision | NoReplica) -> None:
         """Count a request that was routed for the first time."""
         journey.stream = self._key(journey, request)
+        journey.objective = request.objective
         traffic = self._of(journey.stream)
         traffic.requests += 1
         traffic.prompt_tokens += request.prompt_tokens
@@ -62,6 +64,8 @@ class TrafficCounts:
         traffic.completion_tokens += outcome.finish.completion_tokens
         traffic.cached_tokens += outcome.finish.cached_tokens
         traffic.completed_prompt_tokens += outcome.finish.prompt_tokens
+        met = Latencies(outcome.latency.ttft_s, outcome.latency.tpot_s)
+        traffic.missed += journey.objective is not None and not met.keep(journey.objective)
 
     @contextmanager
     def holding(self, journey: Journey, request: Request) -> Iterator[None]:

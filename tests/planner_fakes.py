@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from cluster.nodes import GroupState
+from scheduler.mix import mixes
 from scheduler.planning import plan
 from scheduler.plans import NodeGroupName
 from scheduler.requests import ModelName, VariantName
@@ -109,9 +110,13 @@ class Shell:
     ) -> PlanNews:
         """Let a gateway say that so many more requests have come; `news` are fields of its news."""
         new = {STANDARD: requests} if isinstance(requests, int) else requests
+        return self.count({key: traffic(count) for key, count in new.items()}, gateway, **news)
+
+    def count(self, new: Mapping[StreamKey, Traffic], gateway: str = "g", **news: Any) -> PlanNews:
+        """Let a gateway say what it has counted since it last spoke."""
         for key, count in new.items():
             before = self._totals.get((gateway, key), Traffic())
-            self._totals[gateway, key] = before.plus(traffic(count))
+            self._totals[gateway, key] = before.plus(count)
         totals = {key: total for (name, key), total in self._totals.items() if name == gateway}
         self._numbers += 1
         return self.planner.hear(GatewayNews(gateway, self._numbers, totals, **news), self.now_s)
@@ -150,6 +155,10 @@ class Shell:
         """Let time pass, learn, plan, look again, and adopt the plan."""
         self.now_s += after_s
         self.planner.observe(self.observed())
+        self.planner.notice(self.observed())
+        question = self.planner.question(self.observed())
+        if question is not None:
+            self.planner.adapt(mixes(*question), self.observed())
         draft = self.draft()
         made = plan(draft.plan_input, previous=draft.previous)
         fresh = self.draft()

@@ -106,6 +106,32 @@ class PlannedDemand:
 
 
 @dataclass(frozen=True, slots=True)
+class CandidateVariant:
+    """A variant that serves only once it has shown that it saves energy.
+
+    Attributes:
+        variant: its name.
+        phase: watched, proposed, on probation, kept or withdrawn.
+        age_s: since it came there.
+        promised: share of the power that it would save, by the power model.
+        carried_per_s: requests/s that nothing else can carry, and it would.
+        believed: share that it saves by the step times that it has shown; None before.
+        metered: share that meters show; None before, and where there are none.
+        reason: one line.
+
+    """
+
+    variant: str
+    phase: str
+    age_s: float
+    promised: float
+    carried_per_s: float
+    believed: float | None
+    metered: float | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """What is to be awake, and why.
 
@@ -124,6 +150,7 @@ class Plan:
         actions: from what is there to the plan.
         demands: that it was made for.
         rejected: why the newest plan was not carried out, and this one stays.
+        candidates: variants that are not trusted yet.
 
     """
 
@@ -141,6 +168,7 @@ class Plan:
     actions: tuple[PlanAction, ...]
     demands: tuple[PlannedDemand, ...]
     rejected: str
+    candidates: tuple[CandidateVariant, ...]
 
 
 def plan(message: cluster_pb2.GetPlanResponse) -> Plan:
@@ -154,6 +182,16 @@ def plan(message: cluster_pb2.GetPlanResponse) -> Plan:
         nodes=tuple(_read(PlannedNodes, each) for each in message.nodes),
         actions=tuple(_read(PlanAction, each) for each in message.actions),
         demands=tuple(_read(PlannedDemand, each) for each in message.demands),
+        candidates=tuple(_candidate(each) for each in message.candidates),
+    )
+
+
+def _candidate(message: cluster_pb2.CandidateVariant) -> CandidateVariant:
+    return _read(
+        CandidateVariant,
+        message,
+        believed=message.believed if message.HasField("believed") else None,
+        metered=message.metered if message.HasField("metered") else None,
     )
 
 

@@ -151,7 +151,9 @@ def test_step_models_that_gateways_corrected_outlive_a_change_of_configuration(
 ) -> None:
     corrected = AffineSteps(0.5, 0.1, 9.0, 1.0, 0.01, 1.0)
     shell.hear(steps={BIG: corrected})
-    shell.planner.configure(config(pinned={SMALL: 1}), catalogue.variants(shell.config))
+    shell.planner.configure(
+        config(pinned={SMALL: 1}), catalogue.variants(shell.config), shell.now_s
+    )
     assert shell.draft().plan_input.variants[BIG].steps == corrected
 
 
@@ -162,7 +164,7 @@ def test_step_models_that_gateways_corrected_are_dropped_with_the_variant_they_w
     shell.hear(steps={BIG: corrected})
     given = catalogue.variants(shell.config)
     other = replace(given[BIG], context_power_w=given[BIG].context_power_w + 1.0)
-    shell.planner.configure(shell.config, {**given, BIG: other})
+    shell.planner.configure(shell.config, {**given, BIG: other}, shell.now_s)
     assert shell.draft().plan_input.variants[BIG] == other
 
 
@@ -269,7 +271,7 @@ def test_a_plan_stands_beside_what_there_is(shell: Shell) -> None:
 def test_a_pin_is_planned_and_said_from_the_next_plan_on(shell: Shell) -> None:
     shell.turn()
     pinned = config(pinned={BIG: 2})
-    shell.planner.configure(pinned, catalogue.variants(pinned))
+    shell.planner.configure(pinned, catalogue.variants(pinned), shell.now_s)
     planned = shell.turn()
     assert planned is not None
     assert shell.wanted(big=2)
@@ -284,7 +286,7 @@ def test_traffic_that_was_learnt_outlives_a_change_of_configuration(shell: Shell
     shell.hear(100)
     shell.turn()
     before = rate(shell)
-    shell.planner.configure(shell.config, catalogue.variants(shell.config))
+    shell.planner.configure(shell.config, catalogue.variants(shell.config), shell.now_s)
     assert rate(shell) == before > 0
 
 
@@ -468,5 +470,7 @@ def test_news_that_was_overtaken_is_ignored_though_no_request_came_in_between(
 def test_a_pin_does_not_forget_what_keeps_a_variant_from_coming_up(shell: Shell) -> None:
     shell.failures[BIG] = "no such weights"
     shell.turn()
-    shell.planner.configure(config(pinned={SMALL: 1}), catalogue.variants(shell.config))
+    shell.planner.configure(
+        config(pinned={SMALL: 1}), catalogue.variants(shell.config), shell.now_s
+    )
     assert BIG not in sleepers(shell)

@@ -132,8 +132,8 @@ def test_a_budget_that_falls_lets_replicas_rest_and_says_so() -> None:
     variants = catalogue.variants(shell.config)
     nodes_w = 4 * (CATALOGUE["h100-sxm"].idle_w + CATALOGUE["l4"].idle_w)
     scarce = config(power_budget_w=nodes_w + 1.5 * peak_w(variants[BIG]))
-    shell.planner.configure(scarce, variants)
+    shell.planner.configure(scarce, variants, shell.now_s)
     assert len(told(shell) or names) == 1
     assert "power" in {each.subject for each in shell.hear(awake=awake(shell)).troubles}
-    shell.planner.configure(config(power_budget_w=plenty_w), variants)
+    shell.planner.configure(config(power_budget_w=plenty_w), variants, shell.now_s)
     assert told(shell) == frozenset(names)

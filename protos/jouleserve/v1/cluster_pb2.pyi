@@ -239,6 +239,7 @@ class GetPlanResponse(_message.Message):
     ACTIONS_FIELD_NUMBER: _builtins.int
     DEMANDS_FIELD_NUMBER: _builtins.int
     REJECTED_FIELD_NUMBER: _builtins.int
+    CANDIDATES_FIELD_NUMBER: _builtins.int
     planned: _builtins.bool
     """False until the first plan has been made; all else is empty then."""
     age_s: _builtins.float
@@ -266,6 +267,10 @@ class GetPlanResponse(_message.Message):
     def actions(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlanAction]: ...
     @_builtins.property
     def demands(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlannedDemand]: ...
+    @_builtins.property
+    def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___CandidateVariant]:
+        """Variants that are not trusted yet."""
+
     def __init__(
         self,
         *,
@@ -283,10 +288,11 @@ class GetPlanResponse(_message.Message):
         actions: _abc.Iterable[Global___PlanAction] | None = ...,
         demands: _abc.Iterable[Global___PlannedDemand] | None = ...,
         rejected: _builtins.str = ...,
+        candidates: _abc.Iterable[Global___CandidateVariant] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_power_budget_w", b"_power_budget_w", "_replicas_w", b"_replicas_w", "power_budget_w", b"power_budget_w", "replicas_w", b"replicas_w"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_power_budget_w", b"_power_budget_w", "_replicas_w", b"_replicas_w", "actions", b"actions", "age_s", b"age_s", "bound_w", b"bound_w", "demands", b"demands", "gap", b"gap", "nodes", b"nodes", "planned", b"planned", "power_budget_w", b"power_budget_w", "predicted_w", b"predicted_w", "rejected", b"rejected", "replicas", b"replicas", "replicas_w", b"replicas_w", "solve_s", b"solve_s", "solver", b"solver"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_power_budget_w", b"_power_budget_w", "_replicas_w", b"_replicas_w", "actions", b"actions", "age_s", b"age_s", "bound_w", b"bound_w", "candidates", b"candidates", "demands", b"demands", "gap", b"gap", "nodes", b"nodes", "planned", b"planned", "power_budget_w", b"power_budget_w", "predicted_w", b"predicted_w", "rejected", b"rejected", "replicas", b"replicas", "replicas_w", b"replicas_w", "solve_s", b"solve_s", "solver", b"solver"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__power_budget_w: _TypeAlias = _typing.Literal["power_budget_w"]  # noqa: Y015
     _WhichOneofArgType__power_budget_w: _TypeAlias = _typing.Literal["_power_budget_w", b"_power_budget_w"]  # noqa: Y015
@@ -298,6 +304,61 @@ class GetPlanResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__replicas_w) -> _WhichOneofReturnType__replicas_w | None: ...
 
 Global___GetPlanResponse: _TypeAlias = GetPlanResponse  # noqa: Y015
+
+@_typing.final
+class CandidateVariant(_message.Message):
+    """A variant that serves only once it has shown that it saves energy."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VARIANT_FIELD_NUMBER: _builtins.int
+    PHASE_FIELD_NUMBER: _builtins.int
+    AGE_S_FIELD_NUMBER: _builtins.int
+    PROMISED_FIELD_NUMBER: _builtins.int
+    CARRIED_PER_S_FIELD_NUMBER: _builtins.int
+    BELIEVED_FIELD_NUMBER: _builtins.int
+    METERED_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    variant: _builtins.str
+    phase: _builtins.str
+    """watched, proposed, on probation, kept or withdrawn."""
+    age_s: _builtins.float
+    """Since it came there."""
+    promised: _builtins.float
+    """Share of the power that it would save, by the power model, for the traffic as it is."""
+    carried_per_s: _builtins.float
+    """Requests/s that nothing else can carry, and it would."""
+    believed: _builtins.float
+    """The share that it saves by the step times that it has shown; absent before."""
+    metered: _builtins.float
+    """The share that meters show; absent before, and where there are none."""
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        variant: _builtins.str = ...,
+        phase: _builtins.str = ...,
+        age_s: _builtins.float = ...,
+        promised: _builtins.float = ...,
+        carried_per_s: _builtins.float = ...,
+        believed: _builtins.float | None = ...,
+        metered: _builtins.float | None = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_believed", b"_believed", "_metered", b"_metered", "believed", b"believed", "metered", b"metered"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_believed", b"_believed", "_metered", b"_metered", "age_s", b"age_s", "believed", b"believed", "carried_per_s", b"carried_per_s", "metered", b"metered", "phase", b"phase", "promised", b"promised", "reason", b"reason", "variant", b"variant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__believed: _TypeAlias = _typing.Literal["believed"]  # noqa: Y015
+    _WhichOneofArgType__believed: _TypeAlias = _typing.Literal["_believed", b"_believed"]  # noqa: Y015
+    _WhichOneofReturnType__metered: _TypeAlias = _typing.Literal["metered"]  # noqa: Y015
+    _WhichOneofArgType__metered: _TypeAlias = _typing.Literal["_metered", b"_metered"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__believed) -> _WhichOneofReturnType__believed | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__metered) -> _WhichOneofReturnType__metered | None: ...
+
+Global___CandidateVariant: _TypeAlias = CandidateVariant  # noqa: Y015
 
 @_typing.final
 class PlannedReplicas(_message.Message):

@@ -1,4 +1,4 @@
-"""Pins in the configuration of a planner that runs."""
+"""Orders to a planner that runs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from serve import deployment, local_cluster, pins
+from serve import deployment, local_cluster, orders
 from serve.cluster_record import ClusterError, ClusterRecord
 from serve.config import Config
 from tests.planner_fakes import config
@@ -33,7 +33,7 @@ def planners(app: dict[str, Any]) -> Config:
 
 def test_a_pin_changes_the_planners_configuration_and_nothing_else() -> None:
     before = application(period_s=7.0)
-    after = pins.with_pins(before, {"big": 2})
+    after = orders.changed(before, orders.pin({"big": 2}))
     assert planners(after) == config(period_s=7.0, pinned={"big": 2})
     for app in (before, after):
         (planner,) = [each for each in app["deployments"] if each["name"] == deployment.PLANNER]
@@ -44,13 +44,16 @@ def test_a_pin_changes_the_planners_configuration_and_nothing_else() -> None:
 def test_what_is_given_is_left_as_it_was() -> None:
     given = application()
     before = copy.deepcopy(given)
-    pins.with_pins(given, {"big": 2})
+    orders.changed(given, orders.pin({"big": 2}))
     assert given == before
 
 
 @pytest.mark.parametrize("pinned", [{}, {"small": 1}])
 def test_new_pins_replace_those_before(pinned: dict[str, int]) -> None:
-    assert planners(pins.with_pins(application(pinned={"big": 2}), pinned)).planner.pinned == pinned
+    assert (
+        planners(orders.changed(application(pinned={"big": 2}), orders.pin(pinned))).planner.pinned
+        == pinned
+    )
 
 
 @pytest.mark.parametrize(
@@ -61,20 +64,20 @@ def test_a_pin_that_cannot_be_is_refused_with_what_is_wrong(
     pinned: dict[str, int], telling: str
 ) -> None:
     with pytest.raises(ClusterError, match=telling) as refused:
-        pins.with_pins(application(), pinned)
+        orders.changed(application(), orders.pin(pinned))
     assert "\n" not in str(refused.value)
 
 
 def test_a_number_below_zero_is_refused() -> None:
-    with pytest.raises(ClusterError, match="cannot pin"):
-        pins.with_pins(application(), {"big": -1})
+    with pytest.raises(ClusterError, match="cannot be"):
+        orders.changed(application(), orders.pin({"big": -1}))
 
 
 def test_a_cluster_that_is_not_planned_has_no_pins() -> None:
     app = application()
     app["deployments"] = [each for each in app["deployments"] if each["name"] != deployment.PLANNER]
     with pytest.raises(ClusterError, match="not planned"):
-        pins.with_pins(app, {"big": 1})
+        orders.changed(app, orders.pin({"big": 1}))
 
 
 class Client:
@@ -108,7 +111,7 @@ def pin(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
         yield client
 
     monkeypatch.setattr(local_cluster, "serving", serving)
-    pins.pin(RECORD, {"big": 2})
+    orders.give(RECORD, orders.pin({"big": 2}))
 
 
 def test_the_application_that_runs_is_deployed_anew_with_its_pins(
