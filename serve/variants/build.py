@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cluster.processor import processor
 from serve.checkpoints import materialize
 from serve.variants import workshop
 from serve.variants.chain import digest, stages
@@ -47,7 +48,8 @@ def build(recipe: Recipe, kit: Kit) -> Manifest:
         recipe,
         base=content_key(bench.base),
         calibration=digest([file_key(bench.texts[name]) for name in _READ if name in bench.texts]),
-        environment=workshop.identity(),
+        # The last bits of what is computed depend on what computes.
+        environment=f"{workshop.identity()} {processor().instructions}",
     ):
         checkpoint, record = done(stage, checkpoint, bench)
         records.append(record)

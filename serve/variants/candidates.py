@@ -6,6 +6,7 @@ model's shape and the accelerator's units allow.
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from cluster.accelerators import CATALOGUE
@@ -22,7 +23,12 @@ _KEPT, _BLOCK = 0.92, 128
 
 
 def candidates(
-    prefix: str, base: CheckpointConfig, shape: Mapping[str, Any], accelerator: str
+    prefix: str,
+    base: CheckpointConfig,
+    shape: Mapping[str, Any],
+    accelerator: str,
+    *,
+    edge: bool = False,
 ) -> Iterator[Recipe]:
     """Give recipes, those first that take seconds.
 
@@ -31,9 +37,11 @@ def candidates(
         base: what they begin with.
         shape: the base's config.json.
         accelerator: that they are measured on.
+        edge: try llama.cpp too.
 
     """
-    for name, steps in _chains(shape, accelerator):
+    exports = _exports() if edge else iter(())
+    for name, steps in chain(exports, _chains(shape, accelerator)):
         yield Recipe.model_validate(
             {
                 "name": f"{prefix}-{name}",
@@ -45,6 +53,11 @@ def candidates(
         )
 
 
+def _exports() -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    yield "gguf", [{"export": {"precision": "q8_0"}}]
+    yield "gguf-4bit", [{"export": {"precision": "q4_0"}}]
+
+
 def _chains(
     shape: Mapping[str, Any], accelerator: str
 ) -> Iterator[tuple[str, list[dict[str, Any]]]]:
@@ -52,6 +65,7 @@ def _chains(
     yield "int8", [int8]
     if "fp8" in CATALOGUE[accelerator].tflops:
         yield "fp8", [{"quantize": {"scheme": "fp8"}}]
+    yield "tuned", [{"tune": {}}]
     yield "int8-tuned", [int8, {"tune": {}}]
     if group := _group(shape):
         yield "int4", [{"quantize": {"scheme": "w4a16", "method": "gptq", "group_size": group}}]

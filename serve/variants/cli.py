@@ -114,6 +114,7 @@ def search(  # noqa: PLR0913 (options of a command)
     min_quality: Annotated[float, typer.Option(min=0, max=1, help="Least quality.")] = 0.0,
     max_tpot_s: Annotated[float | None, typer.Option(help="Longest decode step.")] = None,
     max_weight_mb: Annotated[float | None, typer.Option(help="Most weights.")] = None,
+    edge: Annotated[bool, typer.Option(help="Try llama.cpp too.")] = False,
     limit_s: Annotated[float, typer.Option(help="Begin no recipe after that.")] = 3600.0,
     as_json: JsonOption = False,
     plot: Annotated[Path | None, typer.Option(help="Draw the front into this PNG.")] = None,
@@ -134,7 +135,7 @@ def search(  # noqa: PLR0913 (options of a command)
         base = CheckpointConfig(package=package, path=str(path) if path else None)
         found = searching.search(
             model, base, accelerator,
-            batch=batch, limit_s=limit_s, kit=kit, registry=_registry(),
+            edge=edge, batch=batch, limit_s=limit_s, kit=kit, registry=_registry(),
         )  # fmt: skip
     except (BuildError, CheckpointError, ValueError) as error:
         ERR.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)

@@ -6,6 +6,7 @@ Its own module because a search makes points, and tables, plots and configuratio
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isclose
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from serve.variants.manifest import Manifest
 
 BASE = "base"
+# Relative difference of two measurements of the same steps.
+NOISE = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,7 @@ class Point:
         tpot_s: time of that step.
         weight_bytes: of the checkpoint.
         refusals: why its gate refuses it; empty if it does not.
+        quality_margin: half the interval that the quality lies in with 95 % confidence.
 
     """
 
@@ -37,11 +41,22 @@ class Point:
     tpot_s: float
     weight_bytes: int
     refusals: tuple[str, ...] = ()
+    quality_margin: float = 0.0
 
     def beats(self, other: Point) -> bool:
-        """Whether it is at least as good in everything, and better in something."""
+        """Whether it is at least as good in everything, and in something so that one can tell."""
         mine, theirs = self._costs(), other._costs()
-        return mine != theirs and all(a <= b for a, b in zip(mine, theirs, strict=True))
+        return self._tells(other) and all(a <= b for a, b in zip(mine, theirs, strict=True))
+
+    def _tells(self, other: Point) -> bool:
+        """Whether something differs by more than two measurements of the same do."""
+        margin = max(self.quality_margin, other.quality_margin)
+        return (
+            abs(self.quality - other.quality) > margin
+            or self.weight_bytes != other.weight_bytes
+            or not isclose(self.j_per_token, other.j_per_token, rel_tol=NOISE)
+            or not isclose(self.tpot_s, other.tpot_s, rel_tol=NOISE)
+        )
 
     def _costs(self) -> tuple[float, ...]:
         return (-self.quality, self.j_per_token, self.tpot_s, float(self.weight_bytes))
@@ -67,9 +82,17 @@ class Objectives:
 
 def point_of(made: Manifest, batch: int) -> Point:
     """Give the point of a variant."""
-    quality = min(1.0, 1.0 / made.quality.perplexity_ratio.value)
+    ratio = made.quality.perplexity_ratio
     tpot_s, token_j = _step(made.profile, batch)
-    return Point(made.name, quality, token_j, tpot_s, made.weight_bytes, tuple(made.refusals()))
+    return Point(
+        made.name,
+        min(1.0, 1.0 / ratio.value),
+        token_j,
+        tpot_s,
+        made.weight_bytes,
+        tuple(made.refusals()),
+        (1.0 / ratio.low - 1.0 / ratio.high) / 2,
+    )
 
 
 def base_of(made: Manifest, batch: int) -> Point:
@@ -86,9 +109,14 @@ def front(points: Iterable[Point]) -> list[Point]:
 
 
 def choice(points: Iterable[Point], objectives: Objectives) -> Point | None:
-    """Choose the least energy among those that meet the objectives; None if none does."""
+    """Choose among those that meet the objectives; None if none does.
+
+    It is the least energy that counts, and where that cannot be told apart, the best quality.
+    """
     fitting = [each for each in points if objectives.met_by(each)]
-    return min(fitting, key=lambda each: each.j_per_token, default=None)
+    least_j = min((each.j_per_token for each in fitting), default=0.0)
+    cheap = [each for each in fitting if each.j_per_token <= least_j * (1.0 + NOISE)]
+    return max(cheap, key=lambda each: each.quality, default=None)
 
 
 def _step(profile: StepProfile, batch: int) -> tuple[float, float]:

@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from cluster.processor import processor
 from serve.catalogue import predicted_steps
 from serve.config import CPU, CheckpointConfig, VariantConfig
 from serve.variants import workshop
@@ -58,7 +59,7 @@ def measured(
     kit, recipe = bench.kit, bench.recipe
     key = checkpoint.name if checkpoint.parent == kit.steps else content_key(checkpoint)
     what = (key, VERSION, file_key(bench.texts["heldout"]), file_key(bench.texts["tasks"]))
-    where = (recipe.accelerator, made_with(engine), platform.node(), settings)
+    where = (recipe.accelerator, made_with(engine), machine(), settings)
 
     def make(workspace: Path) -> None:
         asked = {
@@ -101,8 +102,13 @@ def profile_of(
         {int(batch): times for batch, times in found["decode_step_s"].items()},
         found["prefill_s_per_token"],
         predicted_steps(entry),
-        f"{platform.node()}, {made_with(engine)}; energy by the power model",
+        f"{machine()}, {made_with(engine)}; energy by the power model",
     )
+
+
+def machine() -> str:
+    """Name this machine, by what measurements depend on."""
+    return f"{platform.node()}, {processor()}"
 
 
 def made_with(engine: EngineName) -> str:

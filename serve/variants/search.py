@@ -48,6 +48,7 @@ def search(  # noqa: PLR0913 (what a search is asked, each by its name)
     base: CheckpointConfig,
     accelerator: str,
     *,
+    edge: bool,
     batch: int,
     limit_s: float,
     kit: Kit,
@@ -59,6 +60,7 @@ def search(  # noqa: PLR0913 (what a search is asked, each by its name)
         prefix: of the names of variants.
         base: what they are made of.
         accelerator: that they are measured on.
+        edge: try llama.cpp too.
         batch: sequences that decode together where they are compared.
         limit_s: after which no further recipe is begun; what was begun is finished.
         kit: where things are kept.
@@ -77,7 +79,7 @@ def search(  # noqa: PLR0913 (what a search is asked, each by its name)
     if not directory.is_dir():
         raise BuildError(f"{directory} is on the hub; fetch it, and give its path")
     shape = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    for recipe in candidates(prefix, base, shape, accelerator):
+    for recipe in candidates(prefix, base, shape, accelerator, edge=edge):
         if time.monotonic() - began_s > limit_s:
             skipped.append(recipe.name)
             continue

@@ -52,7 +52,7 @@ def plot(file: Path, points: Sequence[Point], best: Sequence[Point], batch: int)
 def configuration(
     model: str, base: CheckpointConfig, accelerator: str, chosen: Sequence[Point]
 ) -> str:
-    """Give the configuration that serves variants: the first is awake, others may wake.
+    """Give the configuration that serves variants: the first is awake, others are candidates.
 
     Args:
         model: the name for clients.
@@ -77,4 +77,6 @@ def _variant(point: Point, base: CheckpointConfig, accelerator: str, place: int)
     variant["accelerator"] = accelerator
     if accelerator == CPU:
         variant["kv_cache_gib"] = 1
-    return variant | {"min_replicas": int(place == 0), "max_replicas": 1}
+    variant |= {"min_replicas": int(place == 0), "max_replicas": 1}
+    # The rest has to show, on the traffic that comes, that it saves.
+    return variant if place == 0 else variant | {"candidate": True}

