@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import platform
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from typing import NamedTuple
 
 _CPUINFO = Path("/proc/cpuinfo")
 # The best of these is what a processor is named by; Linux's names of its flags.
@@ -55,15 +52,12 @@ def processor() -> Processor:
 
 def parsed(cpuinfo: str) -> Processor:
     """Describe the first processor of a Linux /proc/cpuinfo."""
-    first: Mapping[str, str] = {
-        key.strip().lower(): value.strip()
-        for key, _, value in (
-            line.partition(":") for line in cpuinfo.split("\n\n", maxsplit=1)[0].splitlines()
-        )
-    }
-    flags = frozenset((first.get("flags") or first.get("features") or "").split())
+    first, _, _ = cpuinfo.partition("\n\n")
+    pairs = (line.partition(":") for line in first.splitlines())
+    facts = {key.strip().lower(): value.strip() for key, _, value in pairs}
+    flags = frozenset((facts.get("flags") or facts.get("features") or "").split())
     return Processor(
-        first.get("model name") or platform.machine(),
+        facts.get("model name") or platform.machine(),
         next((name for flag, name in _SETS if flag in flags), ""),
         not flags.isdisjoint(_BF16),
     )
