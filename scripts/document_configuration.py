@@ -146,7 +146,8 @@ def plain_kind(field: dict[str, Any]) -> str:
     """Say what values a field takes that refers to nothing else."""
     match field.get("type"):
         case "array":
-            return "list of sections"
+            texts = field.get("items", {}).get("type") == "string"
+            return "list of texts" if texts else "list of sections"
         case "object":
             named = field["additionalProperties"].get("$ref", "").endswith("Config")
             return "sections by name" if named else "mapping"

@@ -22,6 +22,9 @@ BOUND_W = Gauge("jouleserve.plan.bound_w", "W", "No plan for the same demands ca
 AGE_S = Gauge("jouleserve.plan.age_s", "s", "Since the plan was made")
 REPLICAS = Gauge("jouleserve.plan.replicas", "{replica}", "Replicas by variant and state")
 NODES = Gauge("jouleserve.plan.nodes", "{node}", "Nodes by group and state")
+SAVING = Gauge(
+    "jouleserve.plan.candidate_saving", "1", "Share of power that a candidate promises, by phase"
+)
 
 GROUP = "jouleserve.node_group"
 STATE = "jouleserve.state"
@@ -42,6 +45,7 @@ def observe_plan(read: Callable[[], PlanNews]) -> None:
     telemetry.observe_all(BOUND_W, planned(lambda each: iter([(each.plan.bound_w, {})])))
     telemetry.observe_all(REPLICAS, planned(_replicas))
     telemetry.observe_all(NODES, planned(_nodes))
+    telemetry.observe_all(SAVING, lambda: _savings(read()))
     telemetry.observe_all(AGE_S, lambda: _age(read()))
     troubles.observe(lambda: read().troubles)
 
@@ -49,6 +53,11 @@ def observe_plan(read: Callable[[], PlanNews]) -> None:
 def _age(news: PlanNews) -> Iterator[Reading]:
     if news.planned is not None:
         yield news.age_s, {}
+
+
+def _savings(news: PlanNews) -> Iterator[Reading]:
+    for name, case in news.candidates.items():
+        yield case.promised, {telemetry.VARIANT: name, STATE: case.phase.value}
 
 
 def _replicas(planned: Planned) -> Iterator[Reading]:

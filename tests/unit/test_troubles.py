@@ -13,6 +13,7 @@ from rich.console import Console
 
 from cluster import telemetry
 from protos.jouleserve import replies
+from scheduler.adaptation import Case, Phase
 from scheduler.plans import Demand, NodeGroupName, Plan, Slot
 from scheduler.requests import ModelName, Objective, VariantName
 from serve import cli_tables, status, troubles
@@ -112,7 +113,9 @@ def test_a_trouble_is_exported_while_it_lasts(reader: InMemoryMetricReader) -> N
 
 
 def test_a_plan_is_exported_by_variant_group_and_state(reader: InMemoryMetricReader) -> None:
-    news = PlanNews(WELL, age_s=3.0, troubles=(Trouble("big", "image missing"),))
+    candidates = {VariantName("new"): Case(Phase.PROPOSED, 0.0, promised=0.2)}
+    missing = (Trouble("big", "image missing"),)
+    news = PlanNews(WELL, age_s=3.0, troubles=missing, candidates=candidates)
     observe_plan(lambda: news)
     points = exported(reader)
     assert [each.value for each in points["jouleserve.plan.predicted_w"]] == [700.0]
@@ -127,6 +130,9 @@ def test_a_plan_is_exported_by_variant_group_and_state(reader: InMemoryMetricRea
     assert (replicas["small", "awake"], replicas["small", "starting"]) == (1, 1)
     assert len(points["jouleserve.plan.nodes"]) == 2 * 3
     assert len(points["jouleserve.trouble"]) == 1
+    (saving,) = points["jouleserve.plan.candidate_saving"]
+    assert saving.value == 0.2
+    assert saving.attributes == {"jouleserve.variant": "new", "jouleserve.state": "proposed"}
 
 
 def test_before_the_first_plan_only_troubles_are_exported(reader: InMemoryMetricReader) -> None:
