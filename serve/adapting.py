@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from cluster.nodes import GroupState
 from scheduler.adaptation import Adaptation, Phase, Terms
 from scheduler.evidence import Look
 from scheduler.requests import VariantName
@@ -41,6 +42,7 @@ class Adapting:
         self._adaptation = Adaptation(_terms(config), (), now_s)
         self._metered = _Mean()
         self._completions = self._missed = 0
+        self._asked: PlanInput | None = None
         self.configure(config, now_s)
 
     def configure(self, config: Config, now_s: float) -> None:
@@ -48,7 +50,6 @@ class Adapting:
         self._all = frozenset(VariantName(entry.name) for _, entry in config.variants())
         self._candidates = _candidates(config)
         self._pinned = frozenset(map(VariantName, config.planner.pinned))
-        self._nodes_w = {each.name: each.node_power_w for each in config.node_groups}
         looked_at = config.planner.adapt.mode != "off" or config.planner.adapt.accepted
         watched = self._candidates if looked_at else frozenset()
         self._adaptation.configure(_terms(config), watched, now_s)
@@ -83,6 +84,7 @@ class Adapting:
             plan_input: in which nothing is locked.
 
         """
+        self._asked = plan_input
         cases = self._adaptation.cases
         if not cases:
             return None
@@ -103,14 +105,12 @@ class Adapting:
 
         """
         replicas_w = self._metered.take()
-        nodes_w = sum(
-            self._nodes_w.get(name, 0.0) * state.ready for name, state in observed.nodes.items()
-        )
+        rest_w = 0.0 if self._asked is None else _rest_w(self._asked, observed)
         self._adaptation.observe(
             Look(
                 now_s=observed.now_s,
                 mixes=compared,
-                metered_w=None if replicas_w is None else replicas_w + nodes_w,
+                metered_w=None if replicas_w is None else replicas_w + rest_w,
                 completions=self._completions,
                 missed=self._missed,
                 serving=frozenset(name for name, count in observed.deployed.awake.items() if count),
@@ -118,6 +118,20 @@ class Adapting:
             )
         )
         self._completions = self._missed = 0
+
+
+def _rest_w(plan_input: PlanInput, observed: Observed) -> float:
+    """Say what nodes that are on draw beside what replicas say of their accelerators."""
+    total_w = 0.0
+    for name, group in plan_input.groups.items():
+        state = observed.nodes.get(name, GroupState())
+        bare_w = group.accelerators_per_node * group.bare_power_w
+        total_w += state.ready * (group.node_power_w + bare_w)
+    for placement in plan_input.placements:
+        awake = observed.deployed.awake.get(placement.variant, 0)
+        bare_w = plan_input.groups[placement.group].bare_power_w
+        total_w -= awake * placement.accelerators * bare_w
+    return max(0.0, total_w)
 
 
 class _Mean:

@@ -193,7 +193,7 @@ def _without_counts(config: Config) -> dict[str, Any]:
     tree["planner"] = {"autoscaler": config.planner.autoscaler}
     for model in tree["models"]:
         for variant in model["variants"]:
-            del variant["min_replicas"], variant["max_replicas"]
+            del variant["min_replicas"], variant["max_replicas"], variant["candidate"]
     return tree
 
 
@@ -203,7 +203,7 @@ def engine_arguments(config: Config, variant: VariantConfig) -> dict[str, Any]:
     Ray Serve replaces a replica when its arguments change: other numbers of replicas, or
     anything about other parts of the cluster, must not do that.
     """
-    counts = {"min_replicas", "max_replicas", "drain_timeout_s"}
+    counts = {"min_replicas", "max_replicas", "drain_timeout_s", "candidate"}
     return {
         "variant": variant.model_dump(mode="json", exclude=counts),
         "report_period_s": config.scheduler.report_period_s,

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 RecipeName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$")]
+LayerName = Annotated[str, StringConstraints(pattern=r"^\w+$")]
 Count: TypeAlias = Annotated[int, Field(ge=1)]
 Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 
@@ -49,6 +50,9 @@ class QuantizeStep(Section):
     """Round to nearest, or with what the calibration text says is worth keeping."""
     group_size: Count = 128
     """Weights of w4a16 that share a scale; it must divide the width of every layer."""
+    keep: tuple[LayerName, ...] = ()
+    """Projections that stay exact in every layer, e.g. down_proj, whose inputs have outliers; the
+    output embedding always does."""
     kv_cache: Literal["auto", "fp8"] = "auto"
     """Precision of the KV cache; fp8 halves it, with scales from the calibration text."""
 

@@ -32,25 +32,28 @@ models:
         max_replicas: 8
         start_s: 5
         echo: {decode_step_s: 0.05}
-        profile: {t0_s: 0.05, t1_s: 0, e0_j: 0.5, e1_j: 0.1, prefill_s_per_token: 0.0001,
-                  prefill_j_per_token: 0.001, measured_on: nowhere}
+        profile: {t0_s: 0.05, t1_s: 0, e0_j: 0.02, e1_j: 0.0001, prefill_s_per_token: 0.0001,
+                  prefill_j_per_token: 0.00001, measured_on: nowhere}
       - <<: *usual
         name: honest
         candidate: true
         echo: {decode_step_s: 0.01}
-        profile: &fast {t0_s: 0.01, t1_s: 0, e0_j: 0.05, e1_j: 0.01, prefill_s_per_token: 0.0001,
-                        prefill_j_per_token: 0.001, measured_on: nowhere}
+        profile: &fast {t0_s: 0.01, t1_s: 0, e0_j: 0.002, e1_j: 0.00001,
+                        prefill_s_per_token: 0.0001, prefill_j_per_token: 0.00001,
+                        measured_on: nowhere}
       - <<: *usual
         name: liar
         candidate: true
         echo: {decode_step_s: 0.5}
         profile: *fast
+node_groups:
+  - {name: cpu, accelerator: cpu, accelerators_per_node: 1, max_nodes: 1}
 planner:
   period_s: 1
   horizon_s: 60
-  adapt: {watch_s: 8, probation_s: 12}
+  adapt: {watch_s: 20, probation_s: 20}
 """
-WRITERS, TOKENS = 6, 20
+WRITERS, TOKENS, PERIOD_S = 6, 20, 1.5
 
 
 @pytest.fixture(scope="module")
@@ -67,12 +70,15 @@ async def case(cluster: LiveCluster, name: str) -> CandidateVariant:
 
 @asynccontextmanager
 async def traffic(cluster: LiveCluster) -> AsyncIterator[None]:
-    """Let some clients ask again and again."""
+    """Let some clients ask again and again, no more often where answers come sooner."""
 
     async def write() -> None:
         async with cluster.client() as client:
             while True:
-                await client.complete("echo", prompt_token_ids=[7, 8], max_tokens=TOKENS)
+                await asyncio.gather(
+                    client.complete("echo", prompt_token_ids=[7, 8], max_tokens=TOKENS),
+                    asyncio.sleep(PERIOD_S),
+                )
 
     writers = [asyncio.create_task(write()) for _ in range(WRITERS)]
     try:

@@ -39,6 +39,18 @@ def test_the_application_gets_the_same_configuration() -> None:
     assert Config.model_validate(json.loads(json.dumps(application["args"]))) == original
 
 
+def test_what_only_the_planner_knows_replaces_nothing() -> None:
+    def args(**changes: Any) -> dict[str, Any]:
+        other = variant(name="b", min_replicas=0, **{"max_replicas": 2, **changes})
+        (application,) = deployment.serve_config(config(variant(), other))["applications"]
+        Config.model_validate(application["args"])
+        arguments: dict[str, Any] = application["args"]
+        return arguments
+
+    assert args() == args(candidate=True) == args(max_replicas=3)
+    assert args() != args(max_batch=9)
+
+
 def test_every_servicer_can_be_imported() -> None:
     import importlib
 

@@ -402,3 +402,36 @@ def test_a_job_says_how_far_it_is_and_what_came_of_it(tmp_path: Path) -> None:
 def test_a_job_that_fails_says_why(tmp_path: Path, body: str, words: str) -> None:
     with pytest.raises(workshop.WorkshopError, match=words):
         job(tmp_path, body)
+
+
+def weights_of(names: tuple[str, ...]) -> bytes:
+    """Give a file of weights with these tensors, each of them empty."""
+    nothing = {"dtype": "BF16", "shape": [0], "data_offsets": [0, 0]}
+    header = json.dumps(dict.fromkeys(names, nothing)).encode()
+    return len(header).to_bytes(8, "little") + header
+
+
+@pytest.mark.parametrize(("kept", "faults"), [("down_proj", 0), ("down", 1), ("norm", 1)])
+def test_what_is_to_stay_exact_has_to_be_there(tmp_path: Path, kept: str, faults: int) -> None:
+    base = base_checkpoint(tmp_path)
+    layer = "model.layers.0."
+    names = (f"{layer}mlp.down_proj.weight", f"{layer}mlp.up_proj.weight", f"{layer}norm.weight")
+    (base / "model.safetensors").write_bytes(weights_of(names))
+    text = tmp_path / "text.txt"
+    text.write_text("word " * 1000)
+    given = recipe({"quantize": {"scheme": "w8a8", "keep": [kept]}})
+    found = list(find_faults(given, base, text, tmp_path / "cache"))
+    told = f"steps[0].quantize.keep: no layer has a {kept!r}; they have down_proj, up_proj"
+    assert found == [told] * faults
+
+
+def test_a_layer_that_stays_exact_needs_no_groups(tmp_path: Path) -> None:
+    base = base_checkpoint(tmp_path)
+    (base / "config.json").write_text(json.dumps({"hidden_size": 128, "intermediate_size": 1500}))
+    (base / "model.safetensors").write_bytes(weights_of(("m.down_proj.weight",)))
+    text = tmp_path / "text.txt"
+    text.write_text("word " * 1000)
+    groups = {"scheme": "w4a16", "group_size": 128}
+    given = [recipe({"quantize": groups}), recipe({"quantize": groups | {"keep": ["down_proj"]}})]
+    found = [list(find_faults(each, base, text, tmp_path / "cache")) for each in given]
+    assert [len(each) for each in found] == [1, 0]

@@ -53,7 +53,7 @@ def _recipe(asked: Asked) -> list[object]:
     from llmcompressor.modifiers.quantization import QuantizationModifier
     from llmcompressor.modifiers.transform.smoothquant import SmoothQuantModifier
 
-    common: dict[str, Any] = {"ignore": _KEPT}
+    common: dict[str, Any] = {"ignore": [*_KEPT, *(f"re:.*[.]{name}$" for name in asked["keep"])]}
     if asked["kv_cache"] == "fp8":
         common["kv_cache_scheme"] = {
             "num_bits": 8, "type": "float", "strategy": "tensor", "dynamic": False,
