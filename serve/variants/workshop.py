@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from serve.atomic_directory import made_once
+from serve.variants.kit import full_disk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -106,7 +107,8 @@ def work(
         finally:
             job.kill()
     if outcome is None:
-        why = error or _end_of(log.read_text(encoding="utf-8", errors="replace"))
+        told = error or _end_of(log.read_text(encoding="utf-8", errors="replace"))
+        why = full_disk(log.parent) or told
         raise WorkshopError(f"{module.rpartition('.')[2]}: {why}")
     return outcome
 
