@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
     from serve.yaml_lines import Location
 
+# Of weights that are not GGUF.
+_LOADED_BY_VLLM = frozenset({".safetensors", ".bin"})
+
 
 def load(path: Path, *, force: bool = False) -> Config:
     """Read a configuration file and check everything that can be checked before anything starts.
@@ -119,10 +122,27 @@ def _checkpoint_faults(variant: dict[str, Any]) -> Iterator[tuple[Location, str]
     try:
         checkpoint = CheckpointConfig.model_validate(variant.get("checkpoint"))
         check(checkpoint.source)
+        yield from _format_faults(variant.get("engine", "vllm"), checkpoint)
     except ValidationError:
         return  # It is absent, or reported with the line of its own key.
     except CheckpointError as error:
         yield ("checkpoint",), str(error)
+
+
+def _format_faults(engine: object, checkpoint: CheckpointConfig) -> Iterator[tuple[Location, str]]:
+    """Find engines that cannot load what a checkpoint's files hold."""
+    gguf, exact = False, True
+    if checkpoint.path is not None:
+        directory = Path(checkpoint.path)
+        gguf = any(directory.glob("*.gguf"))
+        exact = any(file for file in directory.iterdir() if file.suffix in _LOADED_BY_VLLM)
+    if engine == "llamacpp" and not gguf:
+        yield (
+            ("engine",),
+            "llamacpp serves a directory with a GGUF file; a recipe that ends in export makes one",
+        )
+    if engine in {"vllm", "tensorrt"} and gguf and not exact:
+        yield ("engine",), f"{checkpoint.path} holds a GGUF file: engine llamacpp serves it"
 
 
 def _option_faults(variant: dict[str, Any]) -> Iterator[tuple[Location, str]]:

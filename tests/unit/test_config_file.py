@@ -161,3 +161,28 @@ def test_the_schema_explains_every_key() -> None:
     for section in schema()["$defs"].values():
         for key, field in section.get("properties", {}).items():
             assert field.get("description"), key
+
+
+@pytest.mark.parametrize(
+    ("engine", "file", "telling"),
+    [
+        ("vllm", "model.gguf", "holds a GGUF file: engine llamacpp serves it"),
+        ("llamacpp", "model.safetensors", "a recipe that ends in export makes one"),
+        ("vllm", "model.safetensors", ""),
+        ("llamacpp", "model.gguf", ""),
+    ],
+)
+def test_an_engine_is_given_files_that_it_loads(
+    tmp_path: Path, engine: str, file: str, telling: str
+) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / file).touch()
+    cache = "kv_cache_gib: 1" if engine == "vllm" else "max_batch: 4"
+    lines = f"engine: {engine}\n        {cache}\n        checkpoint: {{path: {tmp_path}}}"
+    text = GOOD.replace("engine: echo", lines)
+    if not telling:
+        assert parse_config(text, file="c.yaml", directory=tmp_path).models
+        return
+    (mistake,) = mistakes(text)
+    assert mistake.key == "models[0].variants[0].engine"
+    assert telling in mistake.message
