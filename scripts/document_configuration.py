@@ -27,7 +27,7 @@ TARGET = Path(__file__).resolve().parent.parent / "docs" / "configuration.md"
 COMMAND = "python scripts/document_configuration.py"
 
 INTRODUCTION = """\
-<!-- Written by scripts/document_configuration.py; change serve/config.py, then run it again. -->
+<!-- Written by scripts/document_configuration.py; change serve/config*.py, then run it again. -->
 
 # Configuration
 

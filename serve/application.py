@@ -26,7 +26,7 @@ from serve.planner_deployment import PlannerDeployment
 from serve.replica_deployment import ReplicaDeployment
 
 if TYPE_CHECKING:
-    from serve.config import VariantConfig
+    from serve.config_models import VariantConfig
 
 
 def build(args: dict[str, Any]) -> ray_serve.Application:

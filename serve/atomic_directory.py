@@ -21,6 +21,21 @@ LOCK_POLL_S = 0.2
 """How soon a waiting process notices that the other is done; small beside the seconds it takes."""
 
 
+# With less than this free, what could not be written could not for want of room.
+LEAST_FREE_BYTES = 4 << 20
+
+
+class CannotMakeError(Exception):
+    """The directory cannot be had; the message says what to change."""
+
+
+def full_disk(directory: Path) -> str:
+    """Say that the disk of a directory is full, and what to do; empty while it is not."""
+    if shutil.disk_usage(directory).free >= LEAST_FREE_BYTES:
+        return ""
+    return f"the disk of {directory} is full: free some space, or set JOULESERVE_CACHE to another"
+
+
 def made_once(
     target: Path,
     make: Callable[[Path], None],
@@ -37,16 +52,25 @@ def made_once(
         on_wait: called once when there is such a process.
 
     Raises:
-        TimeoutError: the other process did not end within `deadline_s`.
-        OSError: the parent of `target` cannot be written.
+        CannotMakeError: it cannot be written, or the other process did not end in time.
 
     """
     if target.is_dir():
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with _exclusive(target.with_name(f"{target.name}.lock"), deadline_s, on_wait):
-        if not target.is_dir():
-            _make(target, make)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _exclusive(target.with_name(f"{target.name}.lock"), deadline_s, on_wait):
+            if not target.is_dir():
+                _make(target, make)
+    except TimeoutError as error:
+        raise CannotMakeError(f"{error}; end that process, then try again") from error
+    except OSError as error:
+        if target.parent.is_dir() and (full := full_disk(target.parent)):
+            raise CannotMakeError(full) from error
+        raise CannotMakeError(
+            f"cannot make {target}: {error}; JOULESERVE_CACHE must name a directory that may be"
+            " written and has the space"
+        ) from error
     return target
 
 

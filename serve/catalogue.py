@@ -17,13 +17,14 @@ from scheduler.requests import ModelName, VariantName
 from scheduler.steps import AffineSteps, ModelShape, first_principles
 from serve.attribution import Ledger
 from serve.checkpoints import HubError, materialize
-from serve.config import CPU
+from serve.config_models import CPU
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from cluster.accelerators import Accelerator
-    from serve.config import Config, ModelConfig, StepProfile, VariantConfig
+    from serve.config import Config
+    from serve.config_models import ModelConfig, StepProfile, VariantConfig
 
 _GIB = 1 << 30
 # Share of a GPU's memory that vLLM uses by default, and what of it is neither weights nor KV.

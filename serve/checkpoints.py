@@ -30,7 +30,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from serve.atomic_directory import made_once
+from serve.atomic_directory import CannotMakeError, made_once
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -371,10 +371,5 @@ def _cached(target: Path, make: Callable[[Path], None], report: Callable[[str], 
 
     try:
         return made_once(target, guarded, deadline_s=LOCK_DEADLINE_S, on_wait=on_wait)
-    except TimeoutError as error:
-        raise CacheError(f"{error}; end that process, then try again") from error
-    except OSError as error:
-        raise CacheError(
-            f"cannot make {target}: {error}; JOULESERVE_CACHE must name a directory that may be"
-            " written and has the space"
-        ) from error
+    except CannotMakeError as error:
+        raise CacheError(str(error)) from error

@@ -14,7 +14,8 @@ from pydantic import ValidationError
 
 from serve import engine_options
 from serve.checkpoints import CheckpointError, check
-from serve.config import CheckpointConfig, Config
+from serve.config import Config
+from serve.config_models import CheckpointConfig
 from serve.section_file import (
     ConfigFileError,
     Mistake,

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.accelerators import CATALOGUE
 from serve import haproxy
-from serve.config import CPU
+from serve.config_models import CPU
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from serve.config import Config, VariantConfig
+    from serve.config import Config
+    from serve.config_models import VariantConfig
     from serve.config_planner import PlannerConfig
 
 APPLICATION = "jouleserve"

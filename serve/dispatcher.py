@@ -43,7 +43,8 @@ if TYPE_CHECKING:
     from scheduler.fleet import Variant
     from scheduler.routing import Policy
     from serve.calls import Call, Wishes
-    from serve.config import Config, ModelConfig
+    from serve.config import Config
+    from serve.config_models import ModelConfig
     from serve.engine import EngineDelta, EngineFinish
     from serve.engines import Attempt, Engines
     from serve.traffic_counts import TrafficCounts

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from serve.config import VariantConfig
+    from serve.config_models import VariantConfig
 
 
 def environment(variant: VariantConfig) -> dict[str, str]:

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from vllm import SamplingParams
     from vllm.tokenizers import TokenizerLike
 
-    from serve.config import VariantConfig
+    from serve.config_models import VariantConfig
 
 # Streams in llama.cpp's hands end within this when the engine stops.
 STOP_S = 10.0

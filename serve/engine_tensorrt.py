@@ -29,7 +29,7 @@ from serve.step_estimate import StepEstimate
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
 
-    from serve.config import VariantConfig
+    from serve.config_models import VariantConfig
 
 _GIB = 1 << 30
 _REASONS = {"stop": FINISH_STOP, "length": FINISH_LENGTH}

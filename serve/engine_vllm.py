@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from vllm.outputs import RequestOutput
     from vllm.v1.metrics.stats import IterationStats, SchedulerStats
 
-    from serve.config import VariantConfig
+    from serve.config_models import VariantConfig
 
 logger = logging.getLogger("jouleserve.serve")
 

@@ -13,7 +13,8 @@ from serve.frontend_bytes import BytesFrontend
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from serve.config import Config, ModelConfig
+    from serve.config import Config
+    from serve.config_models import ModelConfig
     from serve.openai_vllm import OpenAIRoutes
     from serve.routed_engine_vllm import Dispatch
 

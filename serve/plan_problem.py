@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
     from scheduler.fleet import Variant
     from serve.census import Deployed
-    from serve.config import Config, VariantConfig
+    from serve.config import Config
+    from serve.config_models import VariantConfig
     from serve.plan_news import StreamKey
 
 # Beside the search a plan is compared with staying as it is, and looked at again.

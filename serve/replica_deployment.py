@@ -13,7 +13,7 @@ from ray import serve as ray_serve
 
 from cluster import telemetry
 from serve import catalogue
-from serve.config import VariantConfig
+from serve.config_models import VariantConfig
 from serve.load import LoadMeter
 from serve.logs import join_serve_log
 from serve.replica import Replica, Telemetry

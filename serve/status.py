@@ -15,7 +15,8 @@ from serve.link import LinkState
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from serve.config import Config, ModelConfig, VariantConfig
+    from serve.config import Config
+    from serve.config_models import ModelConfig, VariantConfig
     from serve.engines import Engines
     from serve.link import Link
     from serve.tally import Tally

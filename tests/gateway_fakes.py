@@ -18,7 +18,8 @@ from scheduler.policies import make_policy
 from scheduler.requests import ModelName, ReplicaId, RequestId, VariantName
 from scheduler.steps import AffineSteps
 from serve.calls import Call, Journey, Wishes
-from serve.config import Config, GatewayConfig, ModelConfig, SchedulerConfig, VariantConfig
+from serve.config import Config, GatewayConfig, SchedulerConfig
+from serve.config_models import ModelConfig, VariantConfig
 from serve.dispatcher import Dispatcher
 from serve.engine import EngineDelta, EngineFinish, EngineRequest
 from serve.engines import Engines

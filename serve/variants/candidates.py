@@ -15,7 +15,7 @@ from serve.variants.recipe import Recipe
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from serve.config import CheckpointConfig
+    from serve.config_models import CheckpointConfig
 
 _GROUPS = (128, 64, 32)
 # Of feed-forward features, what a student keeps: in whole blocks, which kernels and groups like.

@@ -121,7 +121,7 @@ def search(  # noqa: PLR0913 (options of a command)
     write: Annotated[Path | None, typer.Option(help="Write the configuration here.")] = None,
 ) -> None:
     """Try recipes, cheapest first, and give those variants that none beats in everything."""
-    from serve.config import CheckpointConfig
+    from serve.config_models import CheckpointConfig
     from serve.variants import search as searching
     from serve.variants import search_report
     from serve.variants.errors import BuildError

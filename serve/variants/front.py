@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from serve.config import StepProfile
+    from serve.config_models import StepProfile
     from serve.variants.manifest import Manifest
 
 BASE = "base"

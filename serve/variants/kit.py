@@ -6,11 +6,10 @@ Its own module because all parts of the pipeline share it.
 from __future__ import annotations
 
 import hashlib
-import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from serve.atomic_directory import made_once
+from serve.atomic_directory import CannotMakeError, made_once
 from serve.variants.chain import digest
 from serve.variants.errors import BuildError
 
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
 
 # Another process may be making the same.
 WAIT_S = 4 * 3600.0
-# With less than this free, whatever could not be written could not for want of room.
-LEAST_FREE_BYTES = 4 << 20
 STEP_FILE = "step.json"
 """What a step says of itself, beside its result."""
 
@@ -89,22 +86,8 @@ def once(target: Path, make: Callable[[Path], None], kit: Kit) -> Path:
             deadline_s=WAIT_S,
             on_wait=lambda: kit.report(f"waiting for another process that makes {target.name}"),
         )
-    except TimeoutError as error:
-        raise BuildError(f"{error}; end that process, then try again") from error
-    except OSError as error:
-        if full := full_disk(target.parent):
-            raise BuildError(full) from error
-        raise BuildError(
-            f"cannot make {target}: {error}; JOULESERVE_CACHE must name a directory that may be"
-            " written"
-        ) from error
-
-
-def full_disk(directory: Path) -> str:
-    """Say that the disk of a directory is full, and what to do; empty while it is not."""
-    if shutil.disk_usage(directory).free >= LEAST_FREE_BYTES:
-        return ""
-    return f"the disk of {directory} is full: free some space, or set JOULESERVE_CACHE to another"
+    except CannotMakeError as error:
+        raise BuildError(str(error)) from error
 
 
 def content_key(checkpoint: Path) -> str:

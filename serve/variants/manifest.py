@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from serve.config import StepProfile
+from serve.config_models import StepProfile
 from serve.config_section import Section
 from serve.variants.recipe import GateConfig, Recipe
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from cluster.processor import processor
 from serve.catalogue import predicted_steps
-from serve.config import CPU, CheckpointConfig, VariantConfig
+from serve.config_models import CPU, CheckpointConfig, VariantConfig
 from serve.variants import workshop
 from serve.variants.chain import digest
 from serve.variants.errors import BuildError
@@ -25,7 +25,7 @@ from serve.variants.timing import profile
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from serve.config import StepProfile
+    from serve.config_models import StepProfile
     from serve.variants.kit import Bench
     from serve.variants.tuning import Settings
 

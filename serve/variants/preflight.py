@@ -10,7 +10,7 @@ import shutil
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from serve.config import CPU
+from serve.config_models import CPU
 from serve.variants.recipe import DistillStep, PruneStep, QuantizeStep
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 from pydantic import Field, StringConstraints
 
 from cluster.accelerators import CATALOGUE
-from serve.config import CheckpointConfig
+from serve.config_models import CheckpointConfig
 from serve.config_section import Fault, Section
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from serve.variants.workshop import WorkshopError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from serve.config import CheckpointConfig
+    from serve.config_models import CheckpointConfig
     from serve.variants.kit import Kit
     from serve.variants.manifest import Manifest
     from serve.variants.registry import Registry

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from serve.config import CPU
+from serve.config_models import CPU
 from serve.variants.front import BASE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from serve.config import CheckpointConfig
+    from serve.config_models import CheckpointConfig
     from serve.variants.front import Point
 
 _MS = 1e3

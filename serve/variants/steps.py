@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.accelerators import CATALOGUE
 from cluster.processor import processor
-from serve.config import CPU
+from serve.config_models import CPU
 from serve.variants import workshop
 from serve.variants.chain import digest
 from serve.variants.errors import BuildError

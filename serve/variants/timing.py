@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.optimize import lsq_linear
 
-from serve.config import StepProfile
+from serve.config_models import StepProfile
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

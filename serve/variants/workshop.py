@@ -15,8 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from serve.atomic_directory import made_once
-from serve.variants.kit import full_disk
+from serve.atomic_directory import CannotMakeError, full_disk, made_once
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -63,7 +62,7 @@ def python(cache: Path, report: Callable[[str], None]) -> Path:
         made_once(target, make, deadline_s=WAIT_S, on_wait=lambda: report("waiting for it"))
     except subprocess.CalledProcessError as error:
         raise WorkshopError(f"the compression environment: {_end_of(error.stderr)}") from error
-    except (subprocess.TimeoutExpired, TimeoutError, OSError) as error:
+    except (subprocess.TimeoutExpired, CannotMakeError) as error:
         raise WorkshopError(f"the compression environment: {error}") from error
     return target / "bin" / "python"
 

@@ -19,7 +19,7 @@ import pytest
 import pytest_asyncio
 
 from serve.checkpoints import CheckpointSource, MissingPackageError, materialize
-from serve.config import CheckpointConfig, VariantConfig
+from serve.config_models import CheckpointConfig, VariantConfig
 from serve.engine import EngineDelta, EngineRequest, EngineStep
 from serve.engine_environment import environment
 from serve.errors import EngineDeadError, EngineRejectedError

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from serve.config import Config, VariantConfig
+from serve.config import Config
+from serve.config_models import VariantConfig
 from serve.config_section import FaultsError
 
 NAMES = st.from_regex(r"[a-z0-9][a-z0-9._-]{0,20}", fullmatch=True)

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from serve import deployment, rollout
-from serve.config import Config, VariantConfig
+from serve.config import Config
+from serve.config_models import VariantConfig
 
 HUB = {"hub": "organisation/model"}
 

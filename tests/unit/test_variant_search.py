@@ -9,7 +9,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve.config import CheckpointConfig
+from serve.config_models import CheckpointConfig
 from serve.variants import search_report
 from serve.variants.candidates import candidates
 from serve.variants.front import BASE, Objectives, Point, choice, front
