@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.timeout(1500)]
 
 PROJECT = Path(__file__).parents[2]
 # Raised by whoever wants to be surer than a test run has the time to be.
-KILLS = int(os.environ.get("JOULESERVE_TEST_KILLS", "4"))
+KILLS = int(os.environ.get("JOULESERVE_TEST_KILLS", "3"))
 BUILD_S, GONE_S = 600.0, 30.0
 RECIPE = """
 name: tiny
