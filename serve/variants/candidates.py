@@ -76,7 +76,7 @@ def _chains(
     width = int(shape.get("intermediate_size", 0))
     kept = int(width * _KEPT) // _BLOCK * _BLOCK
     if 0 < kept < width:
-        learn = {"steps": 40, "tokens": 256, "learning_rate": 5e-5, "check_every": 10}
+        learn = {"steps": 24, "batch": 4, "tokens": 256, "learning_rate": 5e-5, "check_every": 8}
         yield "student", [{"prune": {"ffn_width": kept}}, {"distill": learn}, keeping]
 
 
