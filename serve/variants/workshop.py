@@ -11,17 +11,25 @@ import json
 import os
 import subprocess
 import sys
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from serve.atomic_directory import CannotMakeError, full_disk, made_once
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 PROJECT = Path(__file__).resolve().parents[2]
-LOCK = PROJECT / "requirements" / "compress.txt"
+# What jobs import; a job finds these, and nothing else of where they are installed.
+_PACKAGES = ("cluster", "protos", "scheduler", "serve")
+# In a wheel both lie in the package itself.
+_INSTALLED = Path(__file__).parent / "environment"
+LOCK = (_INSTALLED if _INSTALLED.is_dir() else PROJECT / "requirements") / "compress.txt"
+_SCRIPT = (
+    _INSTALLED if _INSTALLED.is_dir() else PROJECT / "scripts"
+) / "compression_environment.sh"
 # A gigabyte of libraries over a slow line.
 INSTALL_S = 1800.0
 # Somebody else installs them.
@@ -50,7 +58,7 @@ def python(cache: Path, report: Callable[[str], None]) -> Path:
     def make(workspace: Path) -> None:
         report("making the compression environment (once, about 1 GB)")
         subprocess.run(  # noqa: S603 (our own script)
-            ["/bin/bash", PROJECT / "scripts" / "compression_environment.sh", workspace, LOCK],
+            ["/bin/bash", _SCRIPT, workspace, LOCK],
             check=True,
             capture_output=True,
             text=True,
@@ -91,6 +99,7 @@ def work(
 
     """
     with (
+        _project() as project,
         log.open("w", encoding="utf-8") as errors,
         subprocess.Popen(  # noqa: S603 (our own program)
             [interpreter, "-m", module],
@@ -98,7 +107,7 @@ def work(
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
-            env=_environment(),
+            env=_environment(project),
         ) as job,
     ):
         try:
@@ -139,11 +148,20 @@ def _conversation(
     return outcome, error
 
 
-def _environment() -> dict[str, str]:
+@contextmanager
+def _project() -> Iterator[Path]:
+    """Give a directory with our packages alone: they may lie among those that serving needs."""
+    with TemporaryDirectory(prefix="jouleserve-job-") as directory:
+        for name in _PACKAGES:
+            Path(directory, name).symlink_to(PROJECT / name)
+        yield Path(directory)
+
+
+def _environment(project: Path) -> dict[str, str]:
     """Give a job's environment: this project, its own libraries, no network."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     return kept | {
-        "PYTHONPATH": str(PROJECT),
+        "PYTHONPATH": str(project),
         "HF_HUB_OFFLINE": "1",
         # More threads make GPTQ's small matrices twenty times slower.
         "OMP_NUM_THREADS": "1",
