@@ -38,6 +38,8 @@ KEPT_SHARE = 0.5
 # Share of requests by which more may miss their objectives than before, and the standard
 # deviations by which a count has to exceed that.
 MISSED_MORE, SURE = 0.01, 3.0
+# Misses besides, with which a probation ends before its time.
+SOON = 10.0
 # Probations that a candidate may wait for work before it counts as not needed.
 PATIENCE = 4.0
 # Between two looks that belong together; beyond it nobody knows what has happened.
@@ -215,8 +217,11 @@ class Adaptation:
         elif trouble := look.troubles.get(name):
             self._end(name, case, Phase.WITHDRAWN, look.now_s, f"it did not come up: {trouble}")
             return
-        if self._probation.seconds >= terms.probation_s:
-            faults = self._faults(name, case)
+        if missed := self._missed(beyond=SOON):
+            # Nobody waits for the end of what clients suffer from.
+            self._end(name, case, Phase.WITHDRAWN, look.now_s, missed)
+        elif self._probation.seconds >= terms.probation_s:
+            faults = self._missed() or self._shortfall(name, case)
             self._end(
                 name,
                 case,
@@ -242,15 +247,20 @@ class Adaptation:
             metered = 1.0 - window.metered_j / (without_j * self._before.bias())
         return replace(case, believed=believed, metered=metered)
 
-    def _faults(self, name: VariantName, case: Case) -> str:
-        """Say how a candidate has fallen short; empty if it has not."""
+    def _missed(self, beyond: float = 0.0) -> str:
+        """Say that more requests miss their objectives than before; empty if that is not sure."""
         before, since = self._before, self._probation
         allowed = since.completions * (before.missed_share() + MISSED_MORE)
-        if since.missed > allowed + SURE * math.sqrt(allowed):
-            return (
-                f"{_percent(since.missed_share())} of requests missed their objectives,"
-                f" {_percent(before.missed_share())} before"
-            )
+        if since.missed <= allowed + SURE * math.sqrt(allowed) + beyond:
+            return ""
+        return (
+            f"{_percent(since.missed_share())} of requests missed their objectives,"
+            f" {_percent(before.missed_share())} before"
+        )
+
+    def _shortfall(self, name: VariantName, case: Case) -> str:
+        """Say how much less a candidate saves than it promised; empty if it does not."""
+        since = self._probation
         if case.carried_per_s > SAME_RATE or since.carried_per_s(name) < -SAME_RATE:
             return ""
         shown = _shown(case)

@@ -133,6 +133,15 @@ def test_what_makes_requests_miss_their_objectives_is_withdrawn() -> None:
     assert world.case().reason == "30.0% of requests missed their objectives, 0.0% before"
 
 
+def test_what_hurts_many_is_withdrawn_before_its_time() -> None:
+    world = World(a=0.2)
+    world.pass_time(110)
+    world.missed = 9
+    world.pass_time(20)
+    assert world.case().phase is Phase.WITHDRAWN
+    assert world.case().reason == "90.0% of requests missed their objectives, 0.0% before"
+
+
 def test_misses_that_were_there_before_are_not_its_fault() -> None:
     world = World(a=0.2)
     world.missed = 3
