@@ -19,7 +19,7 @@ from serve.variants import workshop
 from serve.variants.chain import digest, stages
 from serve.variants.errors import BuildError
 from serve.variants.kit import Bench, Kit, content_key, file_key, hashes
-from serve.variants.manifest import Manifest, QualityRecord
+from serve.variants.manifest import Manifest, QualityRecord, SpeedRecord
 from serve.variants.measuring import made_with, measured, profile_of, reading
 from serve.variants.preflight import find_faults
 from serve.variants.quality import compared
@@ -71,7 +71,8 @@ def build(recipe: Recipe, kit: Kit) -> Manifest:
         weight_bytes=_weight_bytes(checkpoint),
         base_weight_bytes=_weight_bytes(bench.base),
         quality=QualityRecord.of(compared(reading(after), reading(before), solutions)),
-        load_s=after["load_s"],
+        speed=SpeedRecord.of(after),
+        base_speed=SpeedRecord.of(before),
         profile=profile_of(checkpoint, after, recipe.engine, recipe.accelerator),
         base_profile=profile_of(bench.base, before, "vllm", recipe.accelerator),
         licence=recipe.licence,

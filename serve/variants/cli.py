@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from serve.variants.front import Point
-    from serve.variants.manifest import Figure, Manifest
+    from serve.variants.manifest import Figure, Manifest, SpeedRecord
     from serve.variants.registry import Registry
 
 _PIPE_WIDTH = 160
@@ -233,11 +233,22 @@ def _print_one(made: Manifest) -> None:
             f" {made.quality.base_perplexity:.2f}, on {made.quality.positions} tokens; tasks"
             f" {made.quality.tasks:.2f}, the base's {made.quality.base_tasks:.2f}"
         ),
+        f"{_speed(made.speed)}; the base: {_speed(made.base_speed)}",
         f"measured on {made.profile.measured_on}",
     ]
     lines += [f"refused: {reason}" for reason in made.refusals()]
     for line in lines:
         OUT.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _speed(speed: SpeedRecord) -> str:
+    steps = ", ".join(
+        f"{step_s * _MS:.1f} at {batch}" for batch, step_s in speed.decode_step_s.items()
+    )
+    return (
+        f"decode steps of {steps} ms, prompts {speed.prefill_s_per_token * _MS:.2f} ms a token,"
+        f" {speed.memory_bytes / _MB:.0f} MB of memory, loaded in {speed.load_s:.0f} s"
+    )
 
 
 def _verdict(made: Manifest) -> str:

@@ -6,6 +6,7 @@ Its own module because people, the catalogue and the scheduler read it, and one 
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
@@ -15,10 +16,12 @@ from serve.config_section import Section
 from serve.variants.recipe import GateConfig, Recipe
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from serve.variants.quality import Quality
 
 FILE = "manifest.json"
-VERSION = 1
+VERSION = 2
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -56,6 +59,30 @@ class QualityRecord(Section):
         )
 
 
+class SpeedRecord(Section):
+    """What was measured on the live engine, as it was measured."""
+
+    load_s: float
+    """Until it could serve."""
+    memory_bytes: int
+    """Of the machine's memory, held by the engine's processes; with 1 GiB of KV cache on a CPU."""
+    prefill_s_per_token: float
+    """Of a prompt, median."""
+    decode_step_s: dict[int, float]
+    """Medians, by batch."""
+
+    @classmethod
+    def of(cls, found: Mapping[str, Any]) -> SpeedRecord:
+        """Write a measurement down."""
+        steps = found["decode_step_s"].items()
+        return cls(
+            load_s=found["load_s"],
+            memory_bytes=found["memory_bytes"],
+            prefill_s_per_token=found["prefill_s_per_token"],
+            decode_step_s={int(batch): median(times) for batch, times in steps if times},
+        )
+
+
 class StageRecord(Section):
     """A step that was done."""
 
@@ -85,7 +112,8 @@ class Manifest(Section):
     weight_bytes: int
     base_weight_bytes: int
     quality: QualityRecord
-    load_s: float
+    speed: SpeedRecord
+    base_speed: SpeedRecord
     profile: StepProfile
     base_profile: StepProfile
     licence: str

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -100,6 +101,7 @@ async def _measured(asked: Asked) -> Mapping[str, object]:
     await engine.start()
     try:
         load_s = time.monotonic() - began_s
+        memory_bytes = _memory_bytes(os.getpid())
         tell("reading the held-out text")
         # One at a time: what else is in the batch changes the last bits of bf16.
         texts = passages(asked["texts"]["heldout"])
@@ -112,12 +114,25 @@ async def _measured(asked: Asked) -> Mapping[str, object]:
         await engine.stop()
     return {
         "load_s": load_s,
+        "memory_bytes": memory_bytes,
         "logprobs": [[each[0] for each in passage] for passage in scores],
         "top_token_ids": [[each[1] for each in passage] for passage in scores],
         "answers": answers,
         "prefill_s_per_token": prefill_s,
         "decode_step_s": decode_s,
     }
+
+
+def _memory_bytes(process: int) -> int:
+    """Sum what a process and those below it hold, pages that they share counted once."""
+    place = Path("/proc", str(process))
+    try:
+        held = re.search(r"^Pss:\s+(\d+) kB", (place / "smaps_rollup").read_text(), re.MULTILINE)
+        children = " ".join(each.read_text() for each in place.glob("task/*/children")).split()
+    except OSError:  # It has ended meanwhile.
+        return 0
+    below = sum(_memory_bytes(int(child)) for child in children)
+    return below + (int(held[1]) * 1024 if held else 0)
 
 
 def _tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

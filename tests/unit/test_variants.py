@@ -17,7 +17,7 @@ from serve.section_file import ConfigFileError
 from serve.variants import workshop
 from serve.variants.chain import stages
 from serve.variants.errors import BuildError
-from serve.variants.manifest import Manifest, QualityRecord
+from serve.variants.manifest import Manifest, QualityRecord, SpeedRecord
 from serve.variants.preflight import find_faults
 from serve.variants.quality import Reading, compared
 from serve.variants.recipe import Recipe
@@ -257,6 +257,9 @@ def manifest(
         "base_tasks": 0.6,
         "positions": 100,
     }
+    found = {"load_s": 1.0, "memory_bytes": 10, "prefill_s_per_token": 0.001}
+    speed = SpeedRecord.of({**found, "decode_step_s": {"1": [0.03, 0.01, 0.02], "2": []}})
+    assert speed.decode_step_s == {1: 0.02}
     directory = tmp_path / "variants" / "steps" / f"quantize-{key}"
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.json").write_text("{}")
@@ -272,7 +275,8 @@ def manifest(
             "weight_bytes": 100,
             "base_weight_bytes": 200,
             "quality": QualityRecord.model_validate(quality),
-            "load_s": 1.0,
+            "speed": speed,
+            "base_speed": speed,
             "profile": times,
             "base_profile": times,
             "licence": "Apache-2.0",
