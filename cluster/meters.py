@@ -94,16 +94,23 @@ class ModelMeter:
         return self.energy_j
 
     def step(
-        self, prefill_tokens: int, sequences: int, context_tokens: float, now_s: float
+        self,
+        prefill_tokens: int,
+        sequences: int,
+        context_tokens: float,
+        now_s: float,
+        rounds: float = 1.0,
     ) -> StepEnergy:
         """Add a step that has just ended, and say what it used.
+
+        In `rounds` steps of the model, sequences would have gained as many tokens.
 
         Time that passed since the latest call beyond what the model gives the step is
         idle time: so a replica never draws less than its idle power.
         """
         steps = self._steps
-        decode_j = steps.decode_j(sequences, context_tokens) if sequences else 0.0
-        decode_s = steps.decode_s(sequences, context_tokens) if sequences else 0.0
+        decode_j = rounds * steps.decode_j(sequences, context_tokens) if sequences else 0.0
+        decode_s = rounds * steps.decode_s(sequences, context_tokens) if sequences else 0.0
         prefill_j, prefill_s = steps.prefill_j(prefill_tokens), steps.prefill_s(prefill_tokens)
         self._pass(now_s, decode_s + prefill_s, decode_j + prefill_j)
         return StepEnergy(prefill_j, decode_j)

@@ -55,9 +55,10 @@ class StepTotals(NamedTuple):
 
     Attributes:
         steps: that have ended.
-        decode_steps: of these, with a sequence that decoded.
-        sequences: decoded, summed over the steps.
-        context_tokens: of the decoding sequences, summed over the steps.
+        decode_steps: of these, with a sequence that decoded; one in which sequences gained
+            several tokens counts as so many.
+        sequences: decoded, summed over these.
+        context_tokens: of the decoding sequences, summed over these.
         prefill_tokens: prompt tokens computed.
         busy_s: time that steps took.
         busy_j: energy that a counter measured over them; 0 where only a model tells.
@@ -65,9 +66,9 @@ class StepTotals(NamedTuple):
     """
 
     steps: int = 0
-    decode_steps: int = 0
-    sequences: int = 0
-    context_tokens: int = 0
+    decode_steps: float = 0
+    sequences: float = 0
+    context_tokens: float = 0
     prefill_tokens: int = 0
     busy_s: float = 0.0
     busy_j: float = 0.0

@@ -42,7 +42,7 @@ class _Account:
     open_mark_j: float
     decoding: bool = False
     decode_mark_j: float = 0.0
-    decode_mark_steps: int = 0
+    decode_mark_steps: float = 0.0
 
 
 class Ledger:
@@ -74,8 +74,8 @@ class Ledger:
         self._boundary = boundary
         self._accounts: dict[str, _Account] = {}
         self._decoding = 0
-        self._decode_steps = 0
-        self._context_tokens = 0  # Of decoding requests; less what _decode_steps adds to each.
+        self._decode_steps = 0.0
+        self._context_tokens = 0.0  # Of decoding requests; less what _decode_steps adds to each.
         self._per_decoding_j = 0.0
         self._per_open_j = 0.0
         self._prompt_tokens = 0  # Of all open requests.
@@ -132,13 +132,17 @@ class Ledger:
         """Attribute a step that has just ended."""
         context_tokens = self._context_tokens + self._decoding * self._decode_steps
         used = self._meter.step(
-            step.prefill_tokens, step.decode_sequences, max(0, context_tokens), now_s
+            step.prefill_tokens,
+            step.decode_sequences,
+            max(0, context_tokens),
+            now_s,
+            step.decode_rounds,
         )
         self._pool_j += used.prefill_j
         self._pool_tokens += step.prefill_tokens
         if self._decoding:
             self._per_decoding_j += used.decode_j / self._decoding
-            self._decode_steps += 1
+            self._decode_steps += step.decode_rounds
         elif self._accounts:
             self._per_open_j += used.decode_j / len(self._accounts)
         else:

@@ -113,6 +113,16 @@ class EngineStep(NamedTuple):
     waiting_requests: int
     kv_cache_usage: float
 
+    @property
+    def decode_rounds(self) -> float:
+        """Tokens that each sequence has gained, on the mean: above 1 where drafts were right.
+
+        A step model knows steps of one token for each; one of several counts as so many.
+        """
+        if not self.decode_sequences:
+            return 0.0
+        return max(1.0, self.decode_tokens / self.decode_sequences)
+
 
 StepObserver = Callable[[EngineStep], None]
 

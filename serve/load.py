@@ -148,13 +148,13 @@ class LoadMeter:
         )
 
     def _add_up(self, step: EngineStep, measured_j: float) -> None:
-        decoded = step.decode_sequences > 0
+        rounds = step.decode_rounds
         self._totals = StepTotals(
             self._totals.steps + 1,
-            self._totals.decode_steps + decoded,
-            self._totals.sequences + step.decode_sequences,
+            self._totals.decode_steps + rounds,
+            self._totals.sequences + rounds * step.decode_sequences,
             # What the step produced is not counted yet, nor has it read it.
-            self._totals.context_tokens + (self._context_tokens if decoded else 0),
+            self._totals.context_tokens + rounds * self._context_tokens,
             self._totals.prefill_tokens + step.prefill_tokens,
             self._totals.busy_s + max(step.duration_s, 0.0),
             self._totals.busy_j + measured_j,

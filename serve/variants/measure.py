@@ -33,6 +33,8 @@ CONTEXT_TOKENS = 1024
 KV_CACHE_BYTES = 1 << 30
 BATCHES = (1, 2, 4, 8, 16)
 DECODE_PROMPT_TOKENS, DECODE_TOKENS = 32, 24
+# Between the beginnings of two prompts of the text.
+STRIDE = 97
 PREFILL_TOKENS, PREFILLS = 256, 4
 ANSWER_TOKENS = 8
 
@@ -109,7 +111,8 @@ async def _measured(asked: Asked) -> Mapping[str, object]:
         tell("answering the tasks")
         answers = [await _answer(engine, tokenizer, task) for task in _tasks(asked)]
         tell("timing steps")
-        prefill_s, decode_s = await _times(engine, steps)
+        text = [token for passage in texts for token in _tokens(tokenizer, passage)]
+        prefill_s, decode_s = await _times(engine, steps, text)
     finally:
         await engine.stop()
     return {
@@ -155,8 +158,13 @@ async def _answer(engine: Engine, tokenizer: PreTrainedTokenizerBase, prompt: st
     return text
 
 
-async def _times(engine: Engine, steps: list[EngineStep]) -> tuple[float, dict[str, list[float]]]:
-    """Take the times of steps: prefill by the token, decode by the batch."""
+async def _times(
+    engine: Engine, steps: list[EngineStep], text: list[int]
+) -> tuple[float, dict[str, list[float]]]:
+    """Take the times of steps: prefill by the token, decode by the batch.
+
+    What is decoded goes on with natural text, as far as drafts of it are right it takes less.
+    """
     prefills: list[float] = []
     for turn in range(PREFILLS + 1):
         steps.clear()
@@ -165,10 +173,11 @@ async def _times(engine: Engine, steps: list[EngineStep]) -> tuple[float, dict[s
     decodes: dict[str, list[float]] = {}
     for batch in BATCHES:
         steps.clear()
-        await _run(engine, [[7 + place] * DECODE_PROMPT_TOKENS for place in range(batch)],
-                   DECODE_TOKENS)  # fmt: skip
+        starts = [STRIDE * place % (len(text) - DECODE_PROMPT_TOKENS) for place in range(batch)]
+        prompts = [text[start : start + DECODE_PROMPT_TOKENS] for start in starts]
+        await _run(engine, prompts, DECODE_TOKENS)
         decodes[str(batch)] = [
-            step.duration_s
+            step.duration_s / step.decode_rounds
             for step in steps
             if step.decode_sequences == batch and not step.prefill_tokens
         ]

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scheduler.fleet import StepTotals
 from serve.engine import EngineStep
 from serve.load import LoadMeter
 
@@ -134,3 +135,20 @@ def test_nothing_is_left_when_all_requests_have_ended(moves: list[tuple[str, int
     told = report(meter, float(len(moves)))
     assert told.running_requests == told.waiting_requests == 0
     assert told.pending_prefill_tokens == told.context_tokens == told.kv_cache_usage == 0
+
+
+def test_a_step_of_several_tokens_counts_as_so_many() -> None:
+    def totals(step: EngineStep) -> StepTotals:
+        load = LoadMeter(0.0)
+        load.accepted("a", 10)
+        load.produced("a", 1)
+        load.step(step, 1.0)
+        return load.report(1.0, 0.0, 0.0).totals
+
+    usual = EngineStep(0.1, 0, 4, 4, 4, 0, 0.0)
+    drafted = EngineStep(0.1, 0, 4, 10, 4, 0, 0.0)
+    assert totals(usual) == StepTotals(1, 1, 4, 11, 0, 0.1)
+    assert totals(drafted) == StepTotals(1, 2.5, 10, 27.5, 0, 0.1)
+    # One that gives nothing for a sequence that was dropped meanwhile is a step all the same.
+    assert usual._replace(decode_tokens=3).decode_rounds == 1.0
+    assert usual._replace(decode_sequences=0, decode_tokens=0).decode_rounds == 0.0

@@ -45,3 +45,13 @@ def test_time_that_goes_backwards_costs_nothing() -> None:
     meter.advance(4.0)
     meter.advance(5.0)
     assert meter.energy_j == 0.0
+
+
+def test_a_step_of_several_rounds_uses_as_much_as_so_many_steps() -> None:
+    one, other = ModelMeter(STEPS, 10.0, "cpu"), ModelMeter(STEPS, 10.0, "cpu")
+    for step in range(3):
+        one.step(prefill_tokens=0, sequences=2, context_tokens=5, now_s=step * 0.1)
+    other.step(prefill_tokens=0, sequences=2, context_tokens=5, now_s=0.0)
+    drafted = other.step(prefill_tokens=0, sequences=2, context_tokens=5, now_s=0.2, rounds=2.0)
+    assert other.energy_j == pytest.approx(one.energy_j)
+    assert drafted.decode_j == pytest.approx(2 * STEPS.decode_j(2, 5))
