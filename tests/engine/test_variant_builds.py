@@ -30,7 +30,7 @@ name: tiny
 base: {{path: {base}}}
 calibration: {{samples: 8, tokens: 64}}
 steps:
-  - prune: {{ffn_width: 192}}
+  - prune: {{ffn_width: 192, layers: 2}}
   - distill: {{steps: 6, batch: 2, tokens: 64, check_every: 2}}
   - quantize: {{scheme: w8a8}}
 gate: {{max_perplexity_ratio: 1000, min_agreement: 0}}
@@ -39,7 +39,7 @@ gate: {{max_perplexity_ratio: 1000, min_agreement: 0}}
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make a Llama of two small layers that knows nothing, with the tokenizer of a real one."""
+    """Make a Llama of three small layers that knows nothing, with the tokenizer of a real one."""
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
@@ -53,7 +53,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
         vocab_size=len(tokenizer),
         hidden_size=128,
         intermediate_size=256,
-        num_hidden_layers=2,
+        num_hidden_layers=3,
         num_attention_heads=2,
         num_key_value_heads=1,
         max_position_embeddings=2048,
@@ -166,6 +166,35 @@ def test_killed_at_any_time_it_goes_on_and_ends_with_the_same_numbers(
     assert cache.build().endswith("exit 0")
     assert_whole(cache)
     assert numbers(cache.manifest()) == numbers(before.manifest())
+
+
+def test_the_result_has_the_shape_that_was_asked_for(
+    undisturbed: tuple[Cache, float],
+) -> None:
+    manifest = undisturbed[0].manifest()
+    shape = json.loads(Path(manifest["checkpoint"], "config.json").read_text())
+    assert (shape["num_hidden_layers"], shape["intermediate_size"]) == (2, 192)
+    assert shape["quantization_config"]
+    pruned, distilled, _ = manifest["stages"]
+    assert len(pruned["outcome"]["dropped_layers"]) == 1
+    assert len(distilled["outcome"]["loss"]) == 6
+    assert [step for step, _ in distilled["outcome"]["held_back"]] == [0, 2, 4, 6]
+    assert manifest["speed"]["decode_step_s"].keys() == {1, 2, 4, 8, 16}
+    assert manifest["speed"]["memory_bytes"] > 100e6
+
+
+def test_a_gguf_file_answers_like_its_base(undisturbed: tuple[Cache, float], base: Path) -> None:
+    pytest.importorskip("xllamacpp", reason="the extra `llamacpp` is not installed")
+    cache, _ = undisturbed  # It has measured the base.
+    cache.recipe.write_text(
+        f"name: tiny\nbase: {{path: {base}}}\nsteps:\n  - export: {{precision: f16}}\n"
+    )
+    output = cache.build()
+    assert output.endswith("exit 0"), output
+    manifest = cache.manifest()
+    assert manifest["engine"] == "llamacpp"
+    assert manifest["quality"]["agreement"]["value"] > 0.95
+    assert manifest["quality"]["perplexity_ratio"]["value"] == pytest.approx(1.0, abs=0.01)
 
 
 def test_a_full_disk_is_told_and_nothing_is_left_that_could_be_taken_for_a_result(
