@@ -115,8 +115,8 @@ class Cache:
             time.sleep(0.1)
         return []
 
-    def manifest(self) -> dict[str, Any]:
-        return Registry(self.directory).load("tiny").model_dump(mode="json")
+    def manifest(self, name: str = "tiny") -> dict[str, Any]:
+        return Registry(self.directory).load(name).model_dump(mode="json")
 
 
 @pytest.fixture(scope="module")
@@ -187,11 +187,11 @@ def test_a_gguf_file_answers_like_its_base(undisturbed: tuple[Cache, float], bas
     pytest.importorskip("xllamacpp", reason="the extra `llamacpp` is not installed")
     cache, _ = undisturbed  # It has measured the base.
     cache.recipe.write_text(
-        f"name: tiny\nbase: {{path: {base}}}\nsteps:\n  - export: {{precision: f16}}\n"
+        f"name: tiny-gguf\nbase: {{path: {base}}}\nsteps:\n  - export: {{precision: f16}}\n"
     )
     output = cache.build()
     assert output.endswith("exit 0"), output
-    manifest = cache.manifest()
+    manifest = cache.manifest("tiny-gguf")
     assert manifest["engine"] == "llamacpp"
     assert manifest["quality"]["agreement"]["value"] > 0.95
     assert manifest["quality"]["perplexity_ratio"]["value"] == pytest.approx(1.0, abs=0.01)
