@@ -72,6 +72,18 @@ _HEALTH_CHECK_PERIOD_S = 5.0
 _HEALTH_CHECK_TIMEOUT_S = 30.0
 # The planner's wishes reach Ray Serve's controller this often; other replicas say nothing.
 _WISHES_PERIOD_S = 0.5
+PLANNER_SCALING: Mapping[str, float] = {
+    "min_replicas": 1,
+    "max_replicas": 1,
+    "metrics_interval_s": _WISHES_PERIOD_S,
+}
+"""One is enough; only with bounds does Ray Serve ask its replica for statistics."""
+DELAYS: Mapping[str, float] = {
+    "upscale_delay_s": 0.0,
+    "downscale_delay_s": 0.0,
+    "downscale_to_zero_delay_s": 0.0,
+}
+"""The planner has its own patience, on the way up and down."""
 # Ray only wants to see that the node is of this type; any positive share says so.
 _RESOURCE_SHARE = 0.001
 
@@ -120,12 +132,7 @@ def _planner(config: Config) -> dict[str, Any]:
     return {
         "name": PLANNER,
         "user_config": config.model_dump(mode="json"),
-        # One is enough; only with bounds does Ray Serve ask its replica for statistics.
-        "autoscaling_config": {
-            "min_replicas": 1,
-            "max_replicas": 1,
-            "metrics_interval_s": _WISHES_PERIOD_S,
-        },
+        "autoscaling_config": dict(PLANNER_SCALING),
     }
 
 
@@ -218,9 +225,7 @@ def _replicas(variant: VariantConfig, planner: PlannerConfig) -> dict[str, Any]:
     if planner.autoscaler == "queue_based":
         target = planner.queue_target or variant.max_batch
         return {"autoscaling_config": {**bounds, "target_ongoing_requests": target}}
-    # The planner has its own patience, on the way up and down.
-    delays = {"upscale_delay_s": 0.0, "downscale_delay_s": 0.0, "downscale_to_zero_delay_s": 0.0}
-    return {"autoscaling_config": {**bounds, **delays}}
+    return {"autoscaling_config": {**bounds, **DELAYS}}
 
 
 def required_cpus(config: Config) -> float:
