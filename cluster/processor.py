@@ -20,6 +20,7 @@ _SETS = (
     ("avx2", "AVX2"),
 )
 _BF16 = frozenset({"amx_bf16", "avx512_bf16", "bf16"})
+_INT8 = frozenset({"amx_int8", "asimddp", "avx512_vnni", "avx_vnni", "i8mm"})
 
 
 class Processor(NamedTuple):
@@ -29,12 +30,14 @@ class Processor(NamedTuple):
         model: its name.
         instructions: the best that it has for what models compute; empty where nobody knows.
         native_bf16: whether it computes with bf16 as it is.
+        native_int8: whether it adds products of int8 without losing bits.
 
     """
 
     model: str
     instructions: str
     native_bf16: bool
+    native_int8: bool
 
     def __str__(self) -> str:
         """Name it for people."""
@@ -60,4 +63,5 @@ def parsed(cpuinfo: str) -> Processor:
         facts.get("model name") or platform.machine(),
         next((name for flag, name in _SETS if flag in flags), ""),
         not flags.isdisjoint(_BF16),
+        not flags.isdisjoint(_INT8),
     )

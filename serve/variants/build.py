@@ -18,6 +18,7 @@ from serve.checkpoints import materialize
 from serve.variants import workshop
 from serve.variants.chain import digest, stages
 from serve.variants.errors import BuildError
+from serve.variants.fitting import fitted
 from serve.variants.kit import Bench, Kit, content_key, file_key, hashes
 from serve.variants.manifest import Manifest, QualityRecord, SpeedRecord
 from serve.variants.measuring import made_with, measured, profile_of, reading
@@ -42,10 +43,10 @@ def build(recipe: Recipe, kit: Kit) -> Manifest:
         WorkshopError: the compression environment, or a job in it, failed.
 
     """
-    bench = _prepared(recipe, kit)
+    bench = _prepared(fitted(recipe, processor()), kit)
     checkpoint, records = bench.base, []
     for stage in stages(
-        recipe,
+        bench.recipe,
         base=content_key(bench.base),
         calibration=digest([file_key(bench.texts[name]) for name in _READ if name in bench.texts]),
         # The last bits of what is computed depend on what computes.
@@ -89,7 +90,7 @@ def check(recipe: Recipe, kit: Kit) -> None:
         CheckpointError: the base cannot be had.
 
     """
-    _prepared(recipe, kit)
+    _prepared(fitted(recipe, processor()), kit)
 
 
 def _prepared(recipe: Recipe, kit: Kit) -> Bench:

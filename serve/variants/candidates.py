@@ -61,14 +61,16 @@ def _exports() -> Iterator[tuple[str, list[dict[str, Any]]]]:
 def _chains(
     shape: Mapping[str, Any], accelerator: str
 ) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    int8 = {"quantize": {"scheme": "w8a8"}}
+    int8 = {"quantize": {"scheme": "w8a8", "keep": []}}
     # What goes into down_proj has outliers, which a common scale serves badly.
     keeping = {"quantize": {"scheme": "w8a8", "keep": ["down_proj"]}}
+    # As fits the processor.
+    fitting = {"quantize": {"scheme": "w8a8"}}
     yield "int8", [int8]
     yield "int8-kept", [keeping]
     if "fp8" in CATALOGUE[accelerator].tflops:
         yield "fp8", [{"quantize": {"scheme": "fp8"}}]
-    yield "int8-gptq", [{"quantize": {"scheme": "w8a8", "method": "smoothquant_gptq"}}]
+    yield "int8-gptq", [{"quantize": {"scheme": "w8a8", "method": "smoothquant_gptq", "keep": []}}]
     if group := _group(shape):
         yield "int4", [{"quantize": {"scheme": "w4a16", "method": "gptq", "group_size": group}}]
     yield "tuned", [{"tune": {}}]
@@ -77,7 +79,7 @@ def _chains(
     kept = int(width * _KEPT) // _BLOCK * _BLOCK
     if 0 < kept < width:
         learn = {"steps": 24, "batch": 4, "tokens": 256, "learning_rate": 5e-5, "check_every": 8}
-        yield "student", [{"prune": {"ffn_width": kept}}, {"distill": learn}, keeping]
+        yield "student", [{"prune": {"ffn_width": kept}}, {"distill": learn}, fitting]
 
 
 def _group(shape: Mapping[str, Any]) -> int:

@@ -135,13 +135,13 @@ def _step_faults(recipe: Recipe, shape: _Shape) -> Iterator[str]:
 def _quantize_faults(
     settings: QuantizeStep, at: str, shape: _Shape, accelerator: str
 ) -> Iterator[str]:
-    for name in settings.keep:
+    for name in settings.keep or ():
         if shape.projections and name not in shape.projections:
             known = ", ".join(sorted(shape.projections))
             yield f"{at}.keep: no layer has a {name!r}; they have {known}"
     if settings.scheme == "w4a16":
         # Only what down_proj takes in is as wide as the feed-forward layer.
-        inner = None if "down_proj" in settings.keep else shape.ffn
+        inner = None if "down_proj" in (settings.keep or ()) else shape.ffn
         for key, width in (("hidden_size", shape.hidden), ("intermediate_size", inner)):
             if width and width % settings.group_size:
                 fitting = [size for size in (128, 64, 32, 16) if width % size == 0]

@@ -50,9 +50,9 @@ class QuantizeStep(Section):
     """Round to nearest, or with what the calibration text says is worth keeping."""
     group_size: Count = 128
     """Weights of w4a16 that share a scale; it must divide the width of every layer."""
-    keep: tuple[LayerName, ...] = ()
-    """Projections that stay exact in every layer, e.g. down_proj, whose inputs have outliers; the
-    output embedding always does."""
+    keep: tuple[LayerName, ...] | None = None
+    """Projections that stay exact in every layer, beside the output embedding; by default
+    down_proj of w8a8 on processors without units for int8, and none elsewhere."""
     kv_cache: Literal["auto", "fp8"] = "auto"
     """Precision of the KV cache; fp8 halves it, with scales from the calibration text."""
 

@@ -14,15 +14,21 @@ OLD = "processor\t: 0\nmodel name\t: Old Chip\nflags\t\t: fpu sse avx2\n"
 @pytest.mark.parametrize(
     ("cpuinfo", "expected"),
     [
-        (OLD, Processor("Old Chip", "AVX2", native_bf16=False)),
+        (OLD, Processor("Old Chip", "AVX2", native_bf16=False, native_int8=False)),
         (
             "model name : New Chip\nflags : avx2 avx512f avx512_vnni avx512_bf16\n\n" + OLD,
-            Processor("New Chip", "AVX-512 with bf16", native_bf16=True),
+            Processor("New Chip", "AVX-512 with bf16", native_bf16=True, native_int8=True),
         ),
-        ("model name : X\nflags : avx2 avx512f", Processor("X", "AVX-512", native_bf16=False)),
-        ("Features : fp asimd bf16", Processor(platform.machine(), "", native_bf16=True)),
-        ("", Processor(platform.machine(), "", native_bf16=False)),
-        ("no colon here", Processor(platform.machine(), "", native_bf16=False)),
+        (
+            "model name : X\nflags : avx2 avx512f",
+            Processor("X", "AVX-512", native_bf16=False, native_int8=False),
+        ),
+        (
+            "Features : fp asimd bf16",
+            Processor(platform.machine(), "", native_bf16=True, native_int8=False),
+        ),
+        ("", Processor(platform.machine(), "", native_bf16=False, native_int8=False)),
+        ("no colon here", Processor(platform.machine(), "", native_bf16=False, native_int8=False)),
     ],
 )
 def test_what_linux_says(cpuinfo: str, expected: Processor) -> None:

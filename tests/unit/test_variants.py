@@ -11,12 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cluster.processor import Processor
 from scheduler.steps import AffineSteps
 from serve import config_file
 from serve.section_file import ConfigFileError
 from serve.variants import workshop
 from serve.variants.chain import stages
 from serve.variants.errors import BuildError
+from serve.variants.fitting import fitted
 from serve.variants.manifest import Manifest, QualityRecord, SpeedRecord
 from serve.variants.preflight import find_faults
 from serve.variants.quality import Reading, compared
@@ -439,3 +441,29 @@ def test_a_layer_that_stays_exact_needs_no_groups(tmp_path: Path) -> None:
     given = [recipe({"quantize": groups}), recipe({"quantize": groups | {"keep": ["down_proj"]}})]
     found = [list(find_faults(each, base, text, tmp_path / "cache")) for each in given]
     assert [len(each) for each in found] == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("native", "settings", "kept"),
+    [
+        (False, {"scheme": "w8a8"}, ("down_proj",)),
+        (True, {"scheme": "w8a8"}, ()),
+        (False, {"scheme": "w8a8", "keep": []}, ()),
+        (True, {"scheme": "w8a8", "keep": ["up_proj"]}, ("up_proj",)),
+        (False, {"scheme": "w4a16", "group_size": 64}, ()),
+    ],
+)
+def test_what_stays_exact_is_fitted_to_the_processor(
+    native: bool,  # noqa: FBT001 (a parameter)
+    settings: dict[str, Any],
+    kept: tuple[str, ...],
+) -> None:
+    here = Processor("x", "", native_bf16=True, native_int8=native)
+    given = recipe({"quantize": settings})
+    (step,) = fitted(given, here).steps
+    assert step.quantize is not None
+    assert step.quantize.keep == kept
+    elsewhere = given.model_copy(update={"accelerator": "h100-sxm"})
+    (step,) = fitted(elsewhere, here).steps
+    assert step.quantize is not None
+    assert step.quantize.keep == tuple(settings.get("keep", ()))
