@@ -53,6 +53,9 @@ class QuantizeStep(Section):
     keep: tuple[LayerName, ...] | None = None
     """Projections that stay exact in every layer, beside the output embedding; by default
     down_proj of w8a8 on processors without units for int8, and none elsewhere."""
+    reduced_range: bool | None = None
+    """Weights of w8a8 within ±63 instead of ±127, so that processors without units for int8 do not
+    overflow where they add two products in 16 bits; by default there, with rtn."""
     kv_cache: Literal["auto", "fp8"] = "auto"
     """Precision of the KV cache; fp8 halves it, with scales from the calibration text."""
 
@@ -60,6 +63,8 @@ class QuantizeStep(Section):
         """Yield methods that a scheme has no use for."""
         if self.scheme == "fp8" and self.method != "rtn":
             yield Fault("method", f"fp8 is rounded to nearest; remove method {self.method!r}")
+        if self.reduced_range and (self.scheme, self.method) != ("w8a8", "rtn"):
+            yield Fault("reduced_range", "only w8a8 that is rounded to nearest (rtn) knows it")
         if self.method == "smoothquant_gptq" and self.scheme != "w8a8":
             yield Fault("method", "smoothquant_gptq evens out activations, which only w8a8 rounds")
 

@@ -88,6 +88,10 @@ CASES = {
         steps("  - quantize: {scheme: w8a8, keep: [downproj]}\n"),
         "steps[0].quantize.keep: no layer has a 'downproj'; they have down_proj, up_proj",
     ),
+    "half a range for what does not know it": (
+        steps("  - quantize: {scheme: w4a16, group_size: 64, reduced_range: true}\n"),
+        "steps[0].quantize.reduced_range: only w8a8",
+    ),
     "pruning nothing": (steps("  - prune: {}\n"), "steps[0].prune: give ffn_width or layers"),
     "pruning to more": (
         steps("  - prune: {ffn_width: 256}\n"),

@@ -463,6 +463,7 @@ def test_what_stays_exact_is_fitted_to_the_processor(
     (step,) = fitted(given, here).steps
     assert step.quantize is not None
     assert step.quantize.keep == kept
+    assert step.quantize.reduced_range is (not native and settings["scheme"] == "w8a8")
     elsewhere = given.model_copy(update={"accelerator": "h100-sxm"})
     (step,) = fitted(elsewhere, here).steps
     assert step.quantize is not None
