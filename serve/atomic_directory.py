@@ -23,15 +23,29 @@ LOCK_POLL_S = 0.2
 
 # With less than this free, what could not be written could not for want of room.
 LEAST_FREE_BYTES = 4 << 20
+# What whoever writes says of it, in whatever words around.
+_FULL = ("No space left on device", "Disk quota exceeded", "os error 28")
 
 
 class CannotMakeError(Exception):
     """The directory cannot be had; the message says what to change."""
 
 
-def full_disk(directory: Path) -> str:
-    """Say that the disk of a directory is full, and what to do; empty while it is not."""
-    if shutil.disk_usage(directory).free >= LEAST_FREE_BYTES:
+def free_bytes(directory: Path) -> int:
+    """Say how much may be written below a directory, which need not be there yet."""
+    there = next(parent for parent in (directory, *directory.parents) if parent.exists())
+    return shutil.disk_usage(there).free
+
+
+def full_disk(directory: Path, told: str = "") -> str:
+    """Say that the disk of a directory is full, and what to do; empty while it is not.
+
+    Args:
+        directory: that something could not be written below.
+        told: by whoever could not; some make room again before one can look.
+
+    """
+    if free_bytes(directory) >= LEAST_FREE_BYTES and not any(words in told for words in _FULL):
         return ""
     return f"the disk of {directory} is full: free some space, or set JOULESERVE_CACHE to another"
 
@@ -65,7 +79,7 @@ def made_once(
     except TimeoutError as error:
         raise CannotMakeError(f"{error}; end that process, then try again") from error
     except OSError as error:
-        if target.parent.is_dir() and (full := full_disk(target.parent)):
+        if full := full_disk(target.parent, str(error)):
             raise CannotMakeError(full) from error
         raise CannotMakeError(
             f"cannot make {target}: {error}; JOULESERVE_CACHE must name a directory that may be"
@@ -107,16 +121,23 @@ def _settle(directory: Path) -> None:
 
 @contextmanager
 def _exclusive(lock: Path, deadline_s: float, on_wait: Callable[[], None]) -> Iterator[None]:
-    """Hold `lock` against other processes and threads; the system frees it when its holder dies."""
+    """Hold `lock` against other processes and threads; the system frees it when its holder dies.
+
+    A child that is given our descriptors (close_fds=False) holds it too, and beyond our death.
+    """
     deadline = time.monotonic() + deadline_s
     with lock.open("w") as handle:
+        os.set_inheritable(handle.fileno(), True)  # noqa: FBT003 (it takes no names)
         if not _try_lock(handle.fileno()):
             on_wait()
             while not _try_lock(handle.fileno()):
                 if time.monotonic() > deadline:
                     raise TimeoutError(f"another process has held {lock} for {deadline_s:.0f} s")
                 time.sleep(LOCK_POLL_S)
-        yield
+        try:
+            yield
+        finally:
+            fcntl.flock(handle, fcntl.LOCK_UN)
 
 
 def _try_lock(descriptor: int) -> bool:

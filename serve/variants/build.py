@@ -8,21 +8,21 @@ pipeline that was killed goes on where it was.
 from __future__ import annotations
 
 import json
-import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.processor import processor
+from serve.checkpoints import check as check_source
 from serve.checkpoints import materialize
 from serve.variants import workshop
 from serve.variants.chain import digest, stages
 from serve.variants.errors import BuildError
 from serve.variants.fitting import fitted
-from serve.variants.kit import Bench, Kit, content_key, file_key, hashes
+from serve.variants.kit import Bench, Kit, content_key, file_key, hashes, once
 from serve.variants.manifest import Manifest, QualityRecord, SpeedRecord
 from serve.variants.measuring import made_with, measured, profile_of, reading
-from serve.variants.preflight import find_faults
+from serve.variants.preflight import find_early_faults, find_faults
 from serve.variants.quality import compared
 from serve.variants.steps import done
 
@@ -43,7 +43,10 @@ def build(recipe: Recipe, kit: Kit) -> Manifest:
         WorkshopError: the compression environment, or a job in it, failed.
 
     """
-    bench = _prepared(fitted(recipe, processor()), kit)
+    bench = _prepared(recipe, kit)
+    # First, for an engine that does not serve the base will serve nothing that is made of it.
+    kit.report("measuring the base")
+    before = measured(bench.base, "vllm", {}, bench)
     checkpoint, records = bench.base, []
     for stage in stages(
         bench.recipe,
@@ -55,8 +58,6 @@ def build(recipe: Recipe, kit: Kit) -> Manifest:
         checkpoint, record = done(stage, checkpoint, bench)
         records.append(record)
     settings = records[-1].outcome.get("settings", {})
-    kit.report("measuring the base")
-    before = measured(bench.base, "vllm", {}, bench)
     kit.report("measuring the variant")
     after = measured(checkpoint, recipe.engine, settings, bench)
     tasks = bench.texts["tasks"].read_text(encoding="utf-8").splitlines()
@@ -90,22 +91,25 @@ def check(recipe: Recipe, kit: Kit) -> None:
         CheckpointError: the base cannot be had.
 
     """
-    _prepared(fitted(recipe, processor()), kit)
+    _prepared(recipe, kit)
 
 
 def _prepared(recipe: Recipe, kit: Kit) -> Bench:
     """Give base and texts of a recipe that may work."""
-    base = Path(materialize(recipe.base.source, cache=kit.cache, report=kit.report))
+    check_source(recipe.base.source)
     texts = {
         "calibration": recipe.calibration.text or DATA / "calibration.txt",
         "heldout": DATA / "heldout.txt",
         "tasks": DATA / "tasks.jsonl",
     }
+    if faults := list(find_early_faults(recipe, texts["calibration"])):
+        raise BuildError("; ".join(faults))
+    base = Path(materialize(recipe.base.source, cache=kit.cache, report=kit.report))
     if faults := list(find_faults(recipe, base, texts["calibration"], kit.cache)):
         raise BuildError("; ".join(faults))
     if recipe.calibration.python_reference:
         texts["reference"] = _python_reference(kit)
-    return Bench(recipe, base, texts, kit)
+    return Bench(fitted(recipe, processor()), base, texts, kit)
 
 
 def _python_reference(kit: Kit) -> Path:
@@ -113,13 +117,12 @@ def _python_reference(kit: Kit) -> Path:
     from pydoc_data.topics import topics
 
     content = "\n\n".join(topics[name] for name in sorted(topics))
-    file = kit.cache / "variants" / "texts" / f"{digest(content)}.txt"
-    if not file.is_file():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        fresh = file.with_suffix(f".{os.getpid()}")
-        fresh.write_text(content, encoding="utf-8")
-        fresh.replace(file)
-    return file
+    target = kit.cache / "variants" / "texts" / digest(content)
+
+    def make(workspace: Path) -> None:
+        (workspace / "reference.txt").write_text(content, encoding="utf-8")
+
+    return once(target, make, kit) / "reference.txt"
 
 
 def _weight_bytes(checkpoint: Path) -> int:

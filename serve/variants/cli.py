@@ -49,6 +49,7 @@ def build(
     from serve.variants.errors import BuildError
     from serve.variants.kit import Kit
     from serve.variants.recipe_file import load
+    from serve.variants.registry import CannotKeepError
     from serve.variants.workshop import WorkshopError
 
     cache = cache_directory(os.environ)
@@ -59,13 +60,13 @@ def build(
             pipeline.check(wanted, kit)
             return
         made = pipeline.build(wanted, kit)
+        _registry().save(made)
     except ConfigFileError as error:
-        ERR.print(str(error), markup=False, highlight=False)
+        ERR.print(str(error), markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(2) from error
-    except (BuildError, CheckpointError, WorkshopError) as error:
+    except (BuildError, CannotKeepError, CheckpointError, WorkshopError) as error:
         ERR.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1) from error
-    _registry().save(made)
     _print_one(made)
 
 
@@ -127,6 +128,7 @@ def search(  # noqa: PLR0913 (options of a command)
     from serve.variants.errors import BuildError
     from serve.variants.front import Objectives, choice, front
     from serve.variants.kit import Kit
+    from serve.variants.registry import CannotKeepError
 
     kit = Kit(
         cache_directory(os.environ), lambda text: ERR.print(text, markup=False, highlight=False)
@@ -137,7 +139,7 @@ def search(  # noqa: PLR0913 (options of a command)
             model, base, accelerator,
             edge=edge, batch=batch, limit_s=limit_s, kit=kit, registry=_registry(),
         )  # fmt: skip
-    except (BuildError, CheckpointError, ValueError) as error:
+    except (BuildError, CannotKeepError, CheckpointError, ValueError) as error:
         ERR.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1) from error
     best = front(found.points)

@@ -15,6 +15,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+CONTEXT_TOKENS = 1024
+"""That an engine has while a checkpoint is measured or tried."""
+
+HELD_BACK = 0.1
+"""Of a text, what a student does not learn from: it shows when more no longer helps."""
+
 Asked = dict[str, Any]
 """The settings of a step, with `base` (checkpoint), `into` (an empty directory) and `texts`."""
 
@@ -42,8 +48,12 @@ def tell(text: str) -> None:
 
 def passages(file: str) -> list[str]:
     """Read the passages of a text file; an empty line parts them."""
-    parts = Path(file).read_text(encoding="utf-8").split("\n\n")
-    return [" ".join(part.split()) for part in parts if part.strip()]
+    return parted(Path(file).read_text(encoding="utf-8"))
+
+
+def parted(text: str) -> list[str]:
+    """Give the passages of a text."""
+    return [" ".join(part.split()) for part in text.split("\n\n") if part.strip()]
 
 
 def _end_with_asker() -> None:

@@ -20,7 +20,7 @@ from vllm.inputs import tokens_input
 from serve.engine import Engine, EngineRequest
 from serve.engine_vllm import VllmEngine, VllmOptions
 from serve.sampling_vllm import encode
-from serve.variants.job import Asked, passages, run, tell
+from serve.variants.job import CONTEXT_TOKENS, Asked, passages, run, tell
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
     from serve.engine import EngineStep, StepObserver
 
-CONTEXT_TOKENS = 1024
 KV_CACHE_BYTES = 1 << 30
 BATCHES = (1, 2, 4, 8, 16)
 DECODE_PROMPT_TOKENS, DECODE_TOKENS = 32, 24

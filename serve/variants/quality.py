@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 RESAMPLES = 2000
 CONFIDENCE = 0.95
 SEED = 0
+# Of a token; beyond it the exponent overflows.
+_MOST_LOSS = 700.0
 
 
 class Interval(NamedTuple):
@@ -82,6 +84,9 @@ def compared(variant: Reading, base: Reading, solutions: Sequence[str]) -> Quali
     lengths = [len(passage) for passage in base.logprobs]
     if [len(passage) for passage in variant.logprobs] != lengths:
         raise BuildError("variant and base read different tokens: their tokenizers differ")
+    for whose, reading in (("variant", variant), ("base", base)):
+        if not all(_is_sound(each) for passage in reading.logprobs for each in passage):
+            raise BuildError(f"the {whose} gives no probabilities: it is broken")
     counts = np.array(lengths, dtype=float)
     losses = np.array([-sum(passage) for passage in variant.logprobs])
     base_losses = np.array([-sum(passage) for passage in base.logprobs])
@@ -102,6 +107,11 @@ def compared(variant: Reading, base: Reading, solutions: Sequence[str]) -> Quali
         base_tasks=_right(base.answers, solutions),
         positions=int(counts.sum()),
     )
+
+
+def _is_sound(logprob: float) -> bool:
+    """Whether a model that computes can have said it: NaN is none, nor is what cannot be told."""
+    return -_MOST_LOSS <= logprob < math.inf
 
 
 def _interval(sums: NDArray[np.float64], counts: NDArray[np.float64]) -> Interval:

@@ -34,7 +34,7 @@ class CalibrationConfig(Section):
     """Stretches of text that statistics are taken from."""
     tokens: Count = 256
     """Length of each."""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=1 << 31)] = 0
     """Of everything that is drawn."""
     python_reference: bool = False
     """Whether a student reads the reference of the Python language too, which every Python brings:
@@ -92,7 +92,7 @@ class DistillStep(Section):
     """Stretches of text in a step."""
     tokens: Count = 128
     """Length of each."""
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-4
     """Of AdamW, after a warm-up and before it slows down."""
     check_every: Count = 10
     """Steps between looks at text that is kept back; progress is saved with each."""
@@ -155,7 +155,7 @@ _KINDS = tuple(StepConfig.model_fields)
 class GateConfig(Section):
     """What a variant has to be to be served."""
 
-    max_perplexity_ratio: Annotated[float, Field(ge=1)] = 1.05
+    max_perplexity_ratio: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.05
     """Perplexity on the held-out text, in that of the base."""
     min_agreement: Share = 0.85
     """Share of positions at which it and the base think the same token the most probable."""

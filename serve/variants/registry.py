@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
+from serve.atomic_directory import full_disk
 from serve.variants.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -22,6 +24,10 @@ class UnknownVariantError(Exception):
     """No variant of that name was made here; the message names those that were."""
 
 
+class CannotKeepError(Exception):
+    """A manifest cannot be written; the message says what to change."""
+
+
 class Registry:
     """Manifests in a directory, one file each."""
 
@@ -31,12 +37,26 @@ class Registry:
         self._steps = cache / "variants" / "steps"
 
     def save(self, manifest: Manifest) -> None:
-        """Keep a manifest; one of that name is replaced at once or not at all."""
-        self._directory.mkdir(parents=True, exist_ok=True)
+        """Keep a manifest; one of that name is replaced at once or not at all.
+
+        Raises:
+            CannotKeepError: it cannot be written.
+
+        """
         file = self._file(manifest.name)
         fresh = file.with_suffix(f".{os.getpid()}.new")
-        fresh.write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        fresh.replace(file)
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            with fresh.open("w", encoding="utf-8") as content:
+                content.write(manifest.model_dump_json(indent=2) + "\n")
+                content.flush()
+                os.fsync(content.fileno())
+            fresh.replace(file)
+        except OSError as error:
+            with suppress(OSError):
+                fresh.unlink()
+            full = full_disk(self._directory, str(error))
+            raise CannotKeepError(full or f"cannot write {file}: {error}") from error
 
     def load(self, name: str) -> Manifest:
         """Read the manifest of a variant.

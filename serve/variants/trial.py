@@ -16,8 +16,8 @@ from vllm import SamplingParams
 from serve.engine import EngineRequest
 from serve.engine_vllm import VllmEngine, VllmOptions
 from serve.sampling_vllm import encode
-from serve.variants.job import Asked, passages, run, tell
-from serve.variants.measure import CONTEXT_TOKENS, KV_CACHE_BYTES
+from serve.variants.job import CONTEXT_TOKENS, Asked, passages, run, tell
+from serve.variants.measure import KV_CACHE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

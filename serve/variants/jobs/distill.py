@@ -10,13 +10,16 @@ result: a run that was killed goes on from there, with the draws it would have m
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional
 
-from serve.variants.job import Asked, JobError, run, tell
+from serve.atomic_directory import full_disk
+from serve.variants.job import HELD_BACK, Asked, JobError, run, tell
 from serve.variants.jobs.samples import stream
 
 if TYPE_CHECKING:
@@ -27,8 +30,8 @@ if TYPE_CHECKING:
 WARM_UP = 0.1
 BETAS = (0.9, 0.95)
 CLIP = 1.0
-# Of the text, kept from training to see when it no longer helps; so many stretches at most.
-HELD_BACK, MOST_HELD_BACK = 0.1, 8
+# Stretches of each text that are looked at.
+MOST_HELD_BACK = 8
 
 
 def distill(asked: Asked) -> Mapping[str, object]:
@@ -178,13 +181,25 @@ class _Course:
         }
         self._file.parent.mkdir(parents=True, exist_ok=True)
         fresh = self._file.with_suffix(".new")
-        torch.save(kept, fresh)
-        fresh.replace(self._file)
+        try:
+            with fresh.open("wb") as content:
+                torch.save(kept, content)
+                content.flush()
+                os.fsync(content.fileno())
+            fresh.replace(self._file)
+        except (OSError, RuntimeError) as error:
+            full = full_disk(self._file.parent, str(error))
+            fresh.unlink(missing_ok=True)
+            raise JobError(full or f"what it has learnt cannot be kept: {error}") from error
 
     def _resume(self) -> None:
         if not self._file.is_file():
             return
-        kept = torch.load(self._file, weights_only=True)
+        try:
+            kept = torch.load(self._file, weights_only=True)
+        except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
+            tell(f"beginning again: what was kept cannot be read ({error})")
+            return
         self._student.load_state_dict(kept["student"])
         self._optimizer.load_state_dict(kept["optimizer"])
         self.best, self.best_step = kept["best"], kept["best_step"]
