@@ -27,7 +27,7 @@ class AdaptConfig(Section):
     besides, and withdraws what falls short."""
     accepted: tuple[str, ...] = ()
     """Candidates that may be tried once they are proposed, whatever the mode; `jouleserve plan
-    --accept` adds to them in a running cluster."""
+    --accept NAME` adds to them in a running cluster."""
     least_saving: Annotated[float, Field(gt=0, lt=1)] = 0.05
     """Share of the power that a candidate has to promise; less is within what power models err."""
     watch_s: PositiveSeconds = 600.0
