@@ -307,7 +307,7 @@ def test_a_full_disk_is_explained(
 
     monkeypatch.setattr(checkpoints, "_convert_gguf", convert)
     source = CheckpointSource(package=install(model_gguf=b"GGUF"))
-    with pytest.raises(checkpoints.CacheError, match=r"No space left.*JOULESERVE_CACHE"):
+    with pytest.raises(checkpoints.CacheError, match=r"is full.*JOULESERVE_CACHE"):
         materialize(source, cache=tmp_path / "cache")
 
 
