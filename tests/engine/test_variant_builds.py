@@ -248,7 +248,7 @@ def test_the_result_has_the_shape_that_was_asked_for(
     assert len(pruned["outcome"]["dropped_layers"]) == 1
     assert len(distilled["outcome"]["loss"]) == 6
     assert [step for step, _ in distilled["outcome"]["held_back"]] == [0, 2, 4, 6]
-    assert manifest["speed"]["decode_step_s"].keys() == {1, 2, 4, 8, 16}
+    assert [int(batch) for batch in manifest["speed"]["decode_step_s"]] == [1, 2, 4, 8, 16]
     assert manifest["speed"]["memory_bytes"] > 100e6
 
 
