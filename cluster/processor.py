@@ -39,6 +39,15 @@ class Processor(NamedTuple):
     native_bf16: bool
     native_int8: bool
 
+    @property
+    def imitates_bf16(self) -> bool:
+        """Whether bf16 costs more time than the bytes that it saves.
+
+        On AVX2 vLLM computes SmolLM2-135M's prompts 5.7 times faster in float32, and eight
+        sequences 4 times; with AVX-512 alone a bf16 becomes a float32 in one instruction.
+        """
+        return not self.native_bf16 and not self.instructions.startswith("AVX-512")
+
     def __str__(self) -> str:
         """Name it for people."""
         return f"{self.model} ({self.instructions})" if self.instructions else self.model

@@ -103,7 +103,8 @@ class VariantConfig(Section):
     """Name of a variant that `jouleserve variants build` has made: its checkpoint, its quality and
     its profile. One that its gate has refused is served with `up --force` only."""
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
-    """Precision of unquantized weights and of activations; by default the checkpoint's own."""
+    """Precision of unquantized weights and of activations; by default the checkpoint's own,
+    and float32 on processors that imitate bfloat16."""
     quantization: str | None = None
     """vLLM's name of the quantization method; by default read from the checkpoint."""
     kv_cache_dtype: Literal["auto", "bfloat16", "fp8", "fp8_e4m3", "fp8_e5m2"] = "auto"

@@ -317,6 +317,11 @@ class LlamaCppEngine:
             raise EngineDeadError("llama.cpp is not running")
         return self._tokenizer
 
+    def _known_vocabulary(self) -> Vocabulary:
+        if self._vocabulary is None:
+            raise EngineDeadError("llama.cpp is not running")
+        return self._vocabulary
+
 
 def _end_token_ids(directory: Path) -> frozenset[int]:
     """Give what ends a completion, by the model's own files."""

@@ -20,6 +20,7 @@ from vllm.v1.engine.exceptions import EngineDeadError as VllmDeadError
 from vllm.v1.engine.exceptions import EngineGenerateError
 from vllm.v1.metrics.loggers import StatLoggerBase
 
+from cluster.processor import processor
 from serve.engine import (
     FINISH_LENGTH,
     FINISH_STOP,
@@ -65,7 +66,8 @@ class VllmOptions:
         checkpoint: directory of weights and tokenizer, or the id of a repository on the hub.
         on_cpu: no GPU is used.
         revision: of a repository on the hub.
-        dtype: of unquantized weights and activations.
+        dtype: of unquantized weights and activations; "auto" is the checkpoint's own, or float32
+            on a processor that imitates bf16.
         quantization: vLLM's name of the method; None reads it from the checkpoint.
         kv_cache_dtype: of the KV cache.
         kv_cache_bytes: of one rank; None takes a GPU's free memory.
@@ -116,10 +118,11 @@ def vllm_options(variant: VariantConfig, checkpoint: str) -> VllmOptions:
 def engine_arguments(options: VllmOptions) -> dict[str, Any]:
     """Give the arguments of AsyncEngineArgs."""
     ranks = options.tensor_parallel_size * options.pipeline_parallel_size
+    imitated = options.on_cpu and options.dtype == "auto" and processor().imitates_bf16
     return {
         "model": options.checkpoint,
         "revision": options.revision,
-        "dtype": options.dtype,
+        "dtype": "float32" if imitated else options.dtype,
         "quantization": options.quantization,
         "kv_cache_dtype": options.kv_cache_dtype,
         "kv_cache_memory_bytes": options.kv_cache_bytes,

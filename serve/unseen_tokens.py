@@ -24,6 +24,25 @@ class Vocabulary:
         }
         self._ids = {content: number for number, content in self._bytes.items()}
 
+    def text(self) -> int:
+        """Give a token that is text by itself.
+
+        Raises:
+            ValueError: there is none.
+
+        """
+        try:
+            return next(filter(self.is_text, self._bytes))
+        except StopIteration:
+            raise ValueError("no token of this vocabulary is a character or more") from None
+
+    def is_text(self, number: int) -> bool:
+        """Tell whether a token is whole characters."""
+        try:
+            return bool(self._bytes.get(number, b"").decode())
+        except UnicodeDecodeError:
+            return False
+
     def before(self, last: int, content: bytes, count: int) -> list[int]:
         """Find the tokens that came before the last one of a piece of text.
 

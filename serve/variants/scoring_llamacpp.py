@@ -13,8 +13,10 @@ from serve.engine_llamacpp import LlamaCppEngine
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# Of the most probable tokens that are looked through for the given one, before all are.
-_FEW, _ALL = 256, 1 << 20
+# More than any vocabulary has.
+_ALL = 1 << 20
+# No logit comes near.
+_CERTAIN = 1e4
 
 
 class ScoringLlamaCpp(LlamaCppEngine):
@@ -25,22 +27,25 @@ class ScoringLlamaCpp(LlamaCppEngine):
         return await asyncio.to_thread(self._score, token_ids)
 
     def _score(self, token_ids: list[int]) -> list[tuple[float, int]]:
+        vocabulary = self._known_vocabulary()
         thought = []
         for length in range(1, len(token_ids)):
-            given = self._next(token_ids[:length], _FEW)
-            if token_ids[length] not in given:
-                given = self._next(token_ids[:length], _ALL)
-            top = max(given, key=given.__getitem__)
-            thought.append((given[token_ids[length]], top))
+            given = token_ids[length]
+            # Nothing is told where what comes is no text by itself: an end, part of a character.
+            # So what comes is forced; what is told is from before that, and has the forced one.
+            forced, count = (given, 1) if vocabulary.is_text(given) else (vocabulary.text(), _ALL)
+            told = self._next(token_ids[:length], forced, count)
+            thought.append((told[given], max(told, key=told.__getitem__)))
         return thought
 
-    def _next(self, prompt: list[int], count: int) -> Mapping[int, float]:
-        """Give log probabilities of what may come next, before any sampling."""
+    def _next(self, prompt: list[int], forced: int, count: int) -> Mapping[int, float]:
+        """Give log probabilities of the forced token and of the most probable ones."""
         answers: list[dict[str, Any]] = []
         asked = {
             "prompt": prompt,
             "n_predict": 1,
             "temperature": 0.0,
+            "logit_bias": [[forced, _CERTAIN]],
             "cache_prompt": True,
             "id_slot": 0,
             "n_probs": count,

@@ -15,7 +15,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster.accelerators import CATALOGUE
 from cluster.processor import processor
 from serve.config_models import CPU
 from serve.variants import workshop
@@ -95,11 +94,8 @@ def _tune(stage: Stage, before: Path, into: Path, bench: Bench) -> Mapping[str, 
     for file in before.iterdir():
         if file.is_file() and file.name != STEP_FILE:
             os.link(file, into / file.name)
-    accelerator = bench.recipe.accelerator
-    on_cpu = accelerator == CPU
-    native_bf16 = processor().native_bf16 if on_cpu else "bf16" in CATALOGUE[accelerator].tflops
     found = tuned(
-        knobs(on_cpu=on_cpu, native_bf16=native_bf16, fast=stage.settings["fast"]),
+        knobs(on_cpu=bench.recipe.accelerator == CPU, fast=stage.settings["fast"]),
         lambda settings: _tried(settings, stage, before, bench),
     )
     if found is None:

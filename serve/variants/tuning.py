@@ -44,18 +44,15 @@ class Tuned:
     trials: tuple[Trial, ...]
 
 
-def knobs(*, on_cpu: bool, native_bf16: bool, fast: bool) -> Mapping[str, Sequence[Any]]:
+def knobs(*, on_cpu: bool, fast: bool) -> Mapping[str, Sequence[Any]]:
     """Give what may be turned, by argument: values to try beside the engine's own.
 
     Args:
         on_cpu: no GPU is used: graphs and kernels are not compiled for it here.
-        native_bf16: whether what computes knows bf16; float32 takes twice the bytes, and is
-            faster where bf16 is imitated.
         fast: leave out what takes minutes to compile.
 
     """
-    known: dict[str, Sequence[Any]] = {} if native_bf16 else {"dtype": ("float32",)}
-    known |= {
+    known: dict[str, Sequence[Any]] = {
         "max_num_batched_tokens": (512, 4096),
         "kv_cache_dtype": ("fp8",),
         "speculative_config": (

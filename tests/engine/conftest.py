@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
+from cluster.processor import processor
 from serve import ports
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ from serve.checkpoints import materialize
 from serve.default_config import load_default
 from vllm import LLM, SamplingParams
 variant, = [v for _, v in load_default().variants() if v.name == sys.argv[1]]
-engine = LLM(materialize(variant.checkpoint.source), dtype=variant.dtype, enforce_eager=True,
+engine = LLM(materialize(variant.checkpoint.source), dtype=sys.argv[2], enforce_eager=True,
              max_model_len=variant.max_context_tokens, max_num_seqs=variant.max_batch)
 prompts = json.load(sys.stdin)
 greedy = SamplingParams(temperature=0.0, max_tokens=48)
@@ -68,8 +69,9 @@ def directly(variant: str, prompts: list[list[int]]) -> list[list[int]]:
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "PYTHONPATH": str(ROOT),
     }
+    dtype = "float32" if processor().imitates_bf16 else "bfloat16"
     finished = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(DIRECT), variant],
+        [sys.executable, "-c", textwrap.dedent(DIRECT), variant, dtype],
         input=json.dumps(prompts),
         capture_output=True,
         text=True,

@@ -47,6 +47,16 @@ def test_what_cannot_be_is_said(last: int, content: bytes, count: int) -> None:
         VOCABULARY.before(last, content, count)
 
 
+def test_whole_characters_are_text() -> None:
+    assert VOCABULARY.is_text(ord("a"))
+    assert VOCABULARY.is_text(257)
+    assert not VOCABULARY.is_text(256)
+    assert not VOCABULARY.is_text(10_000)
+    assert VOCABULARY.is_text(VOCABULARY.text())
+    with pytest.raises(ValueError, match="a character or more"):
+        Vocabulary({"not spelt so ": 3}).text()
+
+
 def test_a_sequence_s_next_token_begins_the_next_step() -> None:
     steps: list[EngineStep] = []
     estimate = StepEstimate(steps.append, kv_tokens=100)

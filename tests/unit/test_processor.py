@@ -35,6 +35,14 @@ def test_what_linux_says(cpuinfo: str, expected: Processor) -> None:
     assert parsed(cpuinfo) == expected
 
 
+@pytest.mark.parametrize(
+    ("flags", "imitates"),
+    [("avx2", True), ("avx2 avx512f", False), ("avx512f avx512_bf16", False), ("asimd", True)],
+)
+def test_bf16_is_imitated_without_units_for_it(flags: str, *, imitates: bool) -> None:
+    assert parsed(f"flags : {flags}").imitates_bf16 is imitates
+
+
 def test_people_see_model_and_instructions() -> None:
     assert str(parsed(OLD)) == "Old Chip (AVX2)"
     assert str(parsed("")) == platform.machine()

@@ -108,14 +108,9 @@ def test_settings_that_the_engine_does_not_take_are_passed_over() -> None:
 
 
 def test_nothing_is_compiled_where_that_takes_too_long() -> None:
-    assert "enforce_eager" in knobs(on_cpu=True, native_bf16=True, fast=False)
-    assert "enforce_eager" not in knobs(on_cpu=True, native_bf16=True, fast=True)
-    assert "optimization_level" in knobs(on_cpu=False, native_bf16=True, fast=False)
-
-
-def test_float32_is_tried_where_bf16_is_imitated() -> None:
-    assert next(iter(knobs(on_cpu=True, native_bf16=False, fast=True))) == "dtype"
-    assert "dtype" not in knobs(on_cpu=True, native_bf16=True, fast=True)
+    assert "enforce_eager" in knobs(on_cpu=True, fast=False)
+    assert "enforce_eager" not in knobs(on_cpu=True, fast=True)
+    assert "optimization_level" in knobs(on_cpu=False, fast=False)
 
 
 # ── search ──────────────────────────────────────────────────────────────────
