@@ -80,11 +80,14 @@ class GatewayConfig(Section):
     """Where and how clients are received."""
 
     host: str = "127.0.0.1"
-    """Address to listen on; by default this machine only, for nobody is authenticated."""
+    """Address to listen on; by default this machine only, for it speaks plain text."""
     grpc_port: Port = 9000
     """gRPC; Ray Serve's own default."""
     http_port: Port = 8000
     """OpenAI API; Ray Serve's own default."""
+    api_keys_file: Annotated[str, Field(min_length=1)] | None = None
+    """File of keys, one a line, on the nodes of the gateways; a client has to show one of them
+    (`authorization: Bearer KEY`). It is read again as it changes. By default nobody is asked."""
     ingress: Literal["every_node", "head_node"] = "every_node"
     """Where clients may connect: on each node that serves, or on Ray's head node only."""
     node_resource: str = "node:__internal_head__"

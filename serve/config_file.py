@@ -93,12 +93,18 @@ def dump(config: Config) -> str:
 
 
 def _resolve_paths(value: object, directory: Path) -> None:
-    """Make relative checkpoint paths absolute, wherever the value has the expected shape."""
+    """Make relative paths absolute, wherever the value has the expected shape."""
     for _, variant in _variants(value):
         for checkpoint in _dicts([variant.get("checkpoint")]):
-            path = checkpoint.get("path")
-            if isinstance(path, str) and path:
-                checkpoint["path"] = str((directory / Path(path).expanduser()).absolute())
+            _resolve(checkpoint, "path", directory)
+    for gateway in _dicts([value.get("gateway")] if isinstance(value, dict) else []):
+        _resolve(gateway, "api_keys_file", directory)
+
+
+def _resolve(section: dict[str, Any], key: str, directory: Path) -> None:
+    path = section.get(key)
+    if isinstance(path, str) and path:
+        section[key] = str((directory / Path(path).expanduser()).absolute())
 
 
 def _manifest_mistakes(

@@ -3,6 +3,7 @@
     JouleserveError
     ├── BadRequestError            INVALID_ARGUMENT    400   the request itself is at fault
     │   └── PromptTooLongError     INVALID_ARGUMENT    400
+    ├── UnauthenticatedError       UNAUTHENTICATED     401   no key, or one that is not known
     ├── PromptTooLargeError        RESOURCE_EXHAUSTED  413   more bytes than a gateway reads
     ├── UnknownModelError          NOT_FOUND           404
     ├── UnattainableError          FAILED_PRECONDITION 422   no variant can ever satisfy it
@@ -50,6 +51,14 @@ class BadRequestError(JouleserveError):
 
 class PromptTooLongError(BadRequestError):
     """The prompt leaves no room for a completion in the model's context."""
+
+
+class UnauthenticatedError(JouleserveError):
+    """Whoever calls has shown no key that is known here."""
+
+    grpc_status = "UNAUTHENTICATED"
+    http_status = 401
+    kind = "unauthenticated"
 
 
 class PromptTooLargeError(JouleserveError):

@@ -13,6 +13,7 @@ import logging
 import time
 import uuid
 from dataclasses import replace
+from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -22,15 +23,16 @@ from fastapi.responses import JSONResponse, Response
 from grpc_health.v1 import health_pb2
 
 from cluster import telemetry
-from protos.jouleserve.v1 import cluster_pb2
+from protos.jouleserve.v1 import cluster_pb2, inference_pb2
 from scheduler.policies import make_policy
 from scheduler.requests import VariantName
 from serve import catalogue, grpc_api, plan_status, status, troubles
+from serve.api_keys import ApiKeys
 from serve.calls import Call, Outcome
 from serve.config import Config
 from serve.dispatcher import Dispatcher
 from serve.engines import Engines
-from serve.errors import JouleserveError, UnattainableError, known_model
+from serve.errors import JouleserveError, UnattainableError, UnauthenticatedError, known_model
 from serve.frontends import load_frontends, openai_routes
 from serve.handles import RayEngineHandle, RayPlannerHandle
 from serve.http_errors import error_response
@@ -48,7 +50,6 @@ if TYPE_CHECKING:
     from ray.serve.grpc_util import RayServegRPCContext
     from ray.serve.handle import DeploymentHandle
 
-    from protos.jouleserve.v1 import inference_pb2
 
 logger = logging.getLogger("jouleserve.serve")
 
@@ -88,6 +89,8 @@ class Gateway:
         self._config = Config.model_validate(config)
         self._name = f"gateway-{uuid.uuid4().hex[:8]}"
         self._stop_telemetry = telemetry.configure("jouleserve-gateway", gateway=self._name)
+        keys = self._config.gateway.api_keys_file
+        self._keys = ApiKeys(None if keys is None else Path(keys))
         self._frontends = await asyncio.to_thread(load_frontends, self._config)
         self._variants = await asyncio.to_thread(catalogue.variants, self._config)
         self._engines = Engines(
@@ -164,7 +167,7 @@ class Gateway:
         """Stream what the model writes; the last message says what it cost."""
         arrived_at_s = time.monotonic()
         try:
-            metadata = dict(grpc_context.invocation_metadata())
+            metadata = self._admitted(grpc_context)
             call = await self._call(request, metadata, arrived_at_s)
             async with contextlib.aclosing(self._dispatcher.serve(call)) as items:
                 async for item in items:
@@ -174,6 +177,12 @@ class Gateway:
                         yield grpc_api.tokens(item)
         except JouleserveError as error:
             grpc_api.set_error(grpc_context, error)
+
+    def _admitted(self, grpc_context: RayServegRPCContext) -> Mapping[str, str]:
+        """Give a call's metadata; raises UnauthenticatedError."""
+        metadata = dict(grpc_context.invocation_metadata())
+        self._keys.check(metadata.get("authorization"))
+        return metadata
 
     async def _call(
         self,
@@ -198,15 +207,25 @@ class Gateway:
         )
 
     async def ListModels(
-        self, request: inference_pb2.ListModelsRequest
+        self, request: inference_pb2.ListModelsRequest, grpc_context: RayServegRPCContext
     ) -> inference_pb2.ListModelsResponse:
         """The models with their variants, objectives and awake replicas."""
-        return status.models(self._config, self._engines.awake())
+        try:
+            self._admitted(grpc_context)
+            return status.models(self._config, self._engines.awake())
+        except JouleserveError as error:
+            grpc_api.set_error(grpc_context, error)
+            return inference_pb2.ListModelsResponse()
 
     async def GetStatus(
-        self, request: cluster_pb2.GetStatusRequest
+        self, request: cluster_pb2.GetStatusRequest, grpc_context: RayServegRPCContext
     ) -> cluster_pb2.GetStatusResponse:
         """Replicas, leases and counts as this gateway knows them."""
+        try:
+            self._admitted(grpc_context)
+        except JouleserveError as error:
+            grpc_api.set_error(grpc_context, error)
+            return cluster_pb2.GetStatusResponse()
         now_s = time.monotonic()
         return status.cluster(
             self._config, self._engines, self._dispatcher.tally, self._troubles(), now_s
@@ -217,6 +236,7 @@ class Gateway:
     ) -> cluster_pb2.GetPlanResponse:
         """What is planned, and why; with `dry_run`, what would be planned now."""
         try:
+            self._admitted(grpc_context)
             if self._planner is None or self._plan is None:
                 raise UnattainableError(
                     "this cluster is not planned: planner.autoscaler is queue_based"
@@ -284,8 +304,10 @@ class Gateway:
         return JSONResponse({"serving": serving}, status_code=200 if serving else 503)
 
     @api.get("/v1/models")
-    async def models(self) -> Response:
+    async def models(self, raw: Request) -> Response:
         """OpenAI's list of models."""
+        if refusal := self._refused(raw):
+            return refusal
         return JSONResponse(
             {
                 "object": "list",
@@ -305,12 +327,24 @@ class Gateway:
     @api.post("/v1/chat/completions")
     async def chat(self, raw: Request) -> Response:
         """OpenAI's chat completions."""
+        if refusal := self._refused(raw):
+            return refusal
         return await self._openai.chat(raw) if self._openai else _no_openai()
 
     @api.post("/v1/completions")
     async def completion(self, raw: Request) -> Response:
         """OpenAI's completions."""
+        if refusal := self._refused(raw):
+            return refusal
         return await self._openai.completion(raw) if self._openai else _no_openai()
+
+    def _refused(self, raw: Request) -> Response | None:
+        """Give the answer to whoever shows no key."""
+        try:
+            self._keys.check(raw.headers.get("authorization"))
+        except UnauthenticatedError as error:
+            return error_response(error)
+        return None
 
     async def __del__(self) -> None:
         """Leave every replica; Ray Serve calls this when the drain is over."""

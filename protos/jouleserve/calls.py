@@ -7,6 +7,7 @@ client differ only in how they wait.
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from protos.jouleserve.v1 import inference_pb2 as pb
@@ -29,6 +30,8 @@ KEEPALIVE_TIMEOUT_S = 20
 # Until a lost connection is tried again, from then on longer each time; gRPC's own is a second,
 # in which all calls fail at once that a stream could go on with.
 RECONNECT_S = 0.1
+# What shows the gateway whose call it is, where none is given.
+API_KEY = "JOULESERVE_API_KEY"
 # gRPC makes at most five attempts, whatever it is told.
 MAX_RETRIES = 4
 
@@ -148,9 +151,17 @@ def timeout_s(options: GenerateOptions, default: float | None) -> float | None:
     return default if own is None else own
 
 
-def metadata(own: Mapping[str, str] | None) -> tuple[tuple[str, str], ...]:
+def own_metadata(given: Mapping[str, str] | None, api_key: str | None) -> dict[str, str]:
+    """Give what is sent with every call: the caller's own, and the key in it."""
+    headers = dict(given or {})
+    if key := api_key or os.environ.get(API_KEY):
+        headers.setdefault("authorization", f"Bearer {key}")
+    return headers
+
+
+def metadata(own: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     """Give a call's metadata: the caller's own, and the trace context of the active span."""
-    headers = dict(own or {})
+    headers = dict(own)
     if TraceContextTextMapPropagator is not None:
         TraceContextTextMapPropagator().inject(headers)
     return tuple(headers.items())

@@ -24,6 +24,7 @@ from protos.jouleserve.errors import (
     Partial,
     RequestTooLargeError,
     UnattainableError,
+    UnauthenticatedError,
     UnavailableError,
     UnknownModelError,
 )
@@ -91,6 +92,7 @@ __all__ = [
     "Tokens",
     "TopLogprob",
     "UnattainableError",
+    "UnauthenticatedError",
     "UnavailableError",
     "UnknownModelError",
     "Usage",

@@ -2,6 +2,7 @@
 
     JouleserveClientError            any other status
     ├── BadRequestError              INVALID_ARGUMENT    change the request
+    ├── UnauthenticatedError         UNAUTHENTICATED     show an API key of the cluster
     ├── RequestTooLargeError         RESOURCE_EXHAUSTED  send less
     ├── UnknownModelError            NOT_FOUND           ask `models()` what is served
     ├── UnattainableError            FAILED_PRECONDITION loosen the objectives
@@ -88,6 +89,10 @@ class BadRequestError(JouleserveClientError):
     """The request itself is at fault; the message says what to change."""
 
 
+class UnauthenticatedError(JouleserveClientError):
+    """The gateway asks for an API key: there was none, or it is not known there."""
+
+
 class RequestTooLargeError(JouleserveClientError):
     """The request, or a reply, has more bytes than the other side reads."""
 
@@ -129,6 +134,7 @@ class IncompleteStreamError(JouleserveClientError):
 
 _BY_STATUS: dict[grpc.StatusCode, type[JouleserveClientError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: BadRequestError,
+    grpc.StatusCode.UNAUTHENTICATED: UnauthenticatedError,
     grpc.StatusCode.NOT_FOUND: UnknownModelError,
     grpc.StatusCode.FAILED_PRECONDITION: UnattainableError,
     grpc.StatusCode.RESOURCE_EXHAUSTED: OverloadedError,

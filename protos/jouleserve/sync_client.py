@@ -156,6 +156,7 @@ class Client:
             back beyond some number (HAProxy: 100).
         credentials: for TLS; None is plain text.
         metadata: sent with every call.
+        api_key: that the gateway asks for; by default what JOULESERVE_API_KEY says.
 
     """
 
@@ -169,11 +170,12 @@ class Client:
         connections: int = 1,
         credentials: grpc.ChannelCredentials | None = None,
         metadata: Mapping[str, str] | None = None,
+        api_key: str | None = None,
     ) -> None:
         options = calls.channel_options(retries=retries)
         self._timeout_s = timeout_s
         self._resumes = resuming.checked(resumes)
-        self._metadata = metadata
+        self._metadata = calls.own_metadata(metadata, api_key)
         self._channels = [
             grpc.insecure_channel(address, options)
             if credentials is None

@@ -1,13 +1,25 @@
-"""Two gateways over the same replicas: they see each other's work, and fall each alone."""
+"""Two gateways over the same replicas: they see each other's work, and fall each alone.
+
+They ask for API keys, so that all of this is seen to work with them.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import TYPE_CHECKING
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import pytest
 
-from protos.jouleserve.client import AsyncClient, Completion, UnavailableError
+from protos.jouleserve.calls import API_KEY
+from protos.jouleserve.client import (
+    AsyncClient,
+    Completion,
+    UnauthenticatedError,
+    UnavailableError,
+)
 from tests.cluster.live_cluster import PATIENCE_S, LiveCluster, eventually, running
 
 if TYPE_CHECKING:
@@ -28,7 +40,9 @@ models:
         echo: {decode_step_s: 0.02}
 gateway:
   replicas: 2
+  api_keys_file: keys
 """
+KEY = "the-key-of-these-tests"
 STREAMS = 16
 # Sixteen seconds: a gateway dies, is missed and replaced, and the ingress starts anew, twice.
 TOKENS = 800
@@ -38,8 +52,12 @@ ABANDON_S = 10.0
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveCluster]:
-    with running(tmp_path_factory.mktemp("pair"), CONFIG) as cluster:
-        yield cluster
+    directory = tmp_path_factory.mktemp("pair")
+    (directory / "keys").write_text(f"# these tests\n{KEY}\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(API_KEY, KEY)
+        with running(directory, CONFIG) as cluster:
+            yield cluster
 
 
 async def views(cluster: LiveCluster) -> dict[str, ClusterStatus]:
@@ -53,6 +71,29 @@ async def views(cluster: LiveCluster) -> dict[str, ClusterStatus]:
 
     assert await eventually(both), found
     return found
+
+
+@pytest.mark.parametrize("shown", ["", "another-key"])
+async def test_who_shows_no_key_is_refused_and_may_ask_for_health(
+    pair: LiveCluster, monkeypatch: pytest.MonkeyPatch, shown: str
+) -> None:
+    monkeypatch.setenv(API_KEY, shown)
+    async with pair.client() as client:
+        for call in (client.generate("slow", "hello").complete, client.models, client.status):
+            with pytest.raises(UnauthenticatedError, match="Bearer KEY") as refusal:
+                await call()
+            assert refusal.value.kind == "unauthenticated"
+        with pytest.raises(UnauthenticatedError):
+            await client.plan()
+    for path in ("v1/models", "v1/chat/completions", "v1/completions"):
+        request = Request(f"{pair.http_url}/{path}", headers={"authorization": f"Bearer {shown}"})
+        request.data = None if path == "v1/models" else b"{}"
+        with pytest.raises(HTTPError) as refused:
+            await asyncio.to_thread(urlopen, request, timeout=PATIENCE_S)
+        with refused.value as answer:
+            assert answer.code == 401, path
+            assert json.load(answer)["error"]["type"] == "unauthenticated"
+    assert await asyncio.to_thread(urlopen, f"{pair.http_url}/health", timeout=PATIENCE_S)
 
 
 async def test_both_serve_and_see_each_others_work(pair: LiveCluster) -> None:
