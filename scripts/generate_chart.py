@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from cluster.accelerators import CATALOGUE
+from scripts.grafana_dashboard import dashboard
 from serve import deployment, haproxy
 from serve.config import Config
 
@@ -20,6 +21,7 @@ CHART = Path(__file__).parents[1] / "helm" / "jouleserve"
 OWN_SCHEMA = CHART / "files" / "own.schema.json"
 SCHEMA = CHART / "values.schema.json"
 RAY = CHART / "files" / "ray.yaml"
+DASHBOARD = CHART / "files" / "dashboard.json"
 # In the images, everything is installed there.
 PROGRAM = "/opt/jouleserve/bin/jouleserve-haproxy"
 
@@ -41,6 +43,7 @@ def contents() -> dict[Path, str]:
     return {
         SCHEMA: json.dumps(values_schema(), indent=2) + "\n",
         RAY: "# Written by scripts/generate_chart.py.\n" + yaml.safe_dump(ray(), sort_keys=False),
+        DASHBOARD: dashboard(),
     }
 
 

@@ -40,46 +40,12 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- .Values.image.repository }}:{{ .Values.image.tag | default (printf "%s-%s" .Chart.AppVersion $kind) -}}
 {{- end }}
 
-{{- define "jouleserve.environment" -}}
-{{- range $name, $value := (include "jouleserve.ray" . | fromYaml).environment }}
-- name: {{ $name }}
-  value: {{ $value | quote }}
-{{- end }}
-- name: JOULESERVE_CACHE
-  value: /var/cache/jouleserve
-{{- with .Values.otlp.endpoint }}
-- name: OTEL_EXPORTER_OTLP_ENDPOINT
-  value: {{ . | quote }}
-{{- end }}
-{{- with .Values.otlp.headersSecret }}
-{{- if .name }}
-- name: OTEL_EXPORTER_OTLP_HEADERS
-  valueFrom:
-    secretKeyRef: {name: {{ .name }}, key: {{ .key }}}
-{{- end }}
-{{- end }}
-{{- with .Values.hubToken }}
-{{- if .name }}
-- name: HF_TOKEN
-  valueFrom:
-    secretKeyRef: {name: {{ .name }}, key: {{ .key }}}
-{{- end }}
-{{- end }}
+{{- define "jouleserve.apiKeysSecret" -}}
+{{- .Values.apiKeys.existingSecret | default (printf "%s-api-keys" (include "jouleserve.fullname" .)) -}}
 {{- end }}
 
-{{- define "jouleserve.cacheVolume" -}}
-- name: cache
-{{- if eq .Values.modelCache.type "persistentVolumeClaim" }}
-  persistentVolumeClaim:
-    claimName: {{ .Values.modelCache.existingClaim | default (printf "%s-models" (include "jouleserve.fullname" .)) }}
-{{- else if eq .Values.modelCache.type "hostPath" }}
-  hostPath:
-    path: {{ .Values.modelCache.hostPath }}
-    type: DirectoryOrCreate
-{{- else }}
-  emptyDir:
-    sizeLimit: {{ .Values.modelCache.size }}
-{{- end }}
+{{- define "jouleserve.tlsSecret" -}}
+{{- .Values.ingress.tls.secretName | default (printf "%s-tls" (include "jouleserve.fullname" .)) -}}
 {{- end }}
 
 {{/*

@@ -11,6 +11,9 @@ Ray Serve's declarative configuration, as serve/deployment.py makes it of the sa
 {{- define "jouleserve.serveConfig" -}}
 {{- $app := (include "jouleserve.ray" . | fromYaml).application -}}
 {{- $config := .Values.config -}}
+{{- if .Values.apiKeys.enabled }}
+{{- $config = merge (dict "gateway" (dict "api_keys_file" "/etc/jouleserve/api-keys")) $config -}}
+{{- end }}
 {{- $gateway := $config.gateway | default dict -}}
 {{- $planner := $config.planner | default dict -}}
 {{- $planned := eq ($planner.autoscaler | default "planner") "planner" -}}

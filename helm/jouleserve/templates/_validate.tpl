@@ -43,5 +43,11 @@ What a schema cannot say. Each message names the key.
 {{- end }}
 {{- end }}
 {{- if and .Values.ingress.enabled (not .Values.ingress.host) }}{{ fail "ingress.host: must be given where ingress.enabled is true" }}{{ end -}}
-{{- if and .Values.grpcRoute.enabled (not .Values.grpcRoute.parentRefs) }}{{ fail "grpcRoute.parentRefs: must name a Gateway where grpcRoute.enabled is true" }}{{ end -}}
+{{- range $key, $route := dict "grpcRoute" .Values.grpcRoute "httpRoute" .Values.httpRoute }}
+{{- if and $route.enabled (not $route.parentRefs) }}{{ fail (printf "%s.parentRefs: must name a Gateway where %s.enabled is true" $key $key) }}{{ end -}}
+{{- end }}
+{{- if and .Values.ingress.grpc.host (eq .Values.ingress.grpc.host .Values.ingress.host) }}{{ fail "ingress.grpc.host: must differ from ingress.host, for controllers speak HTTP/1.1 with one and HTTP/2 with the other" }}{{ end -}}
+{{- if and .Values.ingress.tls.generate .Values.ingress.tls.secretName }}{{ fail "ingress.tls.generate: a Secret is given already (ingress.tls.secretName): set one of the two" }}{{ end -}}
+{{- if and .Values.modelCache.preload (ne .Values.modelCache.type "persistentVolumeClaim") }}{{ fail "modelCache.preload: needs a volume that all pods share: set modelCache.type to persistentVolumeClaim" }}{{ end -}}
+{{- if and (dig "gateway" "api_keys_file" "" .Values.config) .Values.apiKeys.enabled }}{{ fail "config.gateway.api_keys_file: apiKeys.enabled names the file already: remove one of the two" }}{{ end -}}
 {{- end }}

@@ -1,0 +1,135 @@
+{{/*
+What all pods of the cluster are made of. Each takes a dict of `root` and `settings`, those of the
+head or of a worker group; what KubeRay adds (probes, ports of Ray, waiting for the head) is its own.
+*/}}
+{{- define "jouleserve.podSettings" -}}
+{{- $settings := .settings -}}
+serviceAccountName: {{ include "jouleserve.serviceAccount" .root }}
+terminationGracePeriodSeconds: {{ .root.Values.terminationGracePeriodSeconds }}
+securityContext: {{- toYaml .root.Values.podSecurityContext | nindent 2 }}
+{{- with .root.Values.image.pullSecrets }}
+imagePullSecrets: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- $given := dict }}
+{{- range $key := list "runtimeClassName" "priorityClassName" "nodeSelector" "tolerations" "topologySpreadConstraints" "initContainers" }}
+{{- with index $settings $key }}{{ $_ := set $given $key . }}{{ end }}
+{{- end }}
+{{- with $given }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- define "jouleserve.containerSettings" -}}
+image: {{ include "jouleserve.image" .root }}
+imagePullPolicy: {{ .root.Values.image.pullPolicy }}
+securityContext: {{- toYaml .root.Values.securityContext | nindent 2 }}
+env:
+  {{- include "jouleserve.environment" .root | nindent 2 }}
+  {{- with .settings.env }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- $settings := .settings }}
+{{- range $key := list "livenessProbe" "readinessProbe" "startupProbe" }}
+{{- with index $settings $key }}
+{{ $key }}: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "jouleserve.environment" -}}
+{{- range $name, $value := (include "jouleserve.ray" . | fromYaml).environment }}
+- name: {{ $name }}
+  value: {{ $value | quote }}
+{{- end }}
+# The root file system may be read-only: whatever is kept is kept in the cache.
+{{- range $name, $place := dict "JOULESERVE_CACHE" "" "HF_HOME" "/hub" "VLLM_CACHE_ROOT" "/vllm" "TRITON_CACHE_DIR" "/triton" "TORCHINDUCTOR_CACHE_DIR" "/inductor" "XDG_CACHE_HOME" "/xdg" }}
+- name: {{ $name }}
+  value: /var/cache/jouleserve{{ $place }}
+{{- end }}
+- name: HOME
+  value: /tmp
+{{- with .Values.otlp.endpoint }}
+- name: OTEL_EXPORTER_OTLP_ENDPOINT
+  value: {{ . | quote }}
+{{- end }}
+{{- with .Values.otlp.protocol }}
+- name: OTEL_EXPORTER_OTLP_PROTOCOL
+  value: {{ . }}
+{{- end }}
+{{- with .Values.otlp.headersSecret }}
+{{- if .name }}
+- name: OTEL_EXPORTER_OTLP_HEADERS
+  valueFrom:
+    secretKeyRef: {name: {{ .name }}, key: {{ .key }}}
+{{- end }}
+{{- end }}
+{{- with .Values.hubToken }}
+{{- if .name }}
+- name: HF_TOKEN
+  valueFrom:
+    secretKeyRef: {name: {{ .name }}, key: {{ .key }}}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "jouleserve.mounts" -}}
+- {name: cache, mountPath: /var/cache/jouleserve}
+- {name: tmp, mountPath: /tmp}
+{{- if and .root.Values.apiKeys.enabled (or .head (not (include "jouleserve.gatewaysOnHead" .root))) }}
+- {name: api-keys, mountPath: /etc/jouleserve, readOnly: true}
+{{- end }}
+{{- with .settings.volumeMounts }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- define "jouleserve.volumes" -}}
+- name: tmp
+  emptyDir: {}
+{{ include "jouleserve.cacheVolume" .root }}
+{{- if and .root.Values.apiKeys.enabled (or .head (not (include "jouleserve.gatewaysOnHead" .root))) }}
+- name: api-keys
+  secret:
+    secretName: {{ include "jouleserve.apiKeysSecret" .root }}
+    items: [{key: {{ .root.Values.apiKeys.key }}, path: api-keys}]
+{{- end }}
+{{- with .settings.volumes }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- define "jouleserve.cacheVolume" -}}
+- name: cache
+{{- if eq .Values.modelCache.type "persistentVolumeClaim" }}
+  persistentVolumeClaim:
+    claimName: {{ .Values.modelCache.existingClaim | default (printf "%s-models" (include "jouleserve.fullname" .)) }}
+{{- else if eq .Values.modelCache.type "hostPath" }}
+  hostPath:
+    path: {{ .Values.modelCache.hostPath }}
+    type: DirectoryOrCreate
+{{- else }}
+  emptyDir:
+    sizeLimit: {{ .Values.modelCache.size }}
+{{- end }}
+{{- end }}
+
+{{/* Only they read API keys. */}}
+{{- define "jouleserve.gatewaysOnHead" -}}
+{{- if eq (dig "gateway" "node_resource" "node:__internal_head__" .Values.config) "node:__internal_head__" }}yes{{ end -}}
+{{- end }}
+
+{{/* Where a worker group's pods may run: on nodes that have its accelerator. */}}
+{{- define "jouleserve.workerAffinity" -}}
+{{- $products := (index (include "jouleserve.ray" .root | fromYaml).accelerators .group.accelerator).products -}}
+{{- if .settings.affinity -}}
+{{- toYaml .settings.affinity }}
+{{- else if and (ne .group.accelerator "cpu") $products -}}
+nodeAffinity:
+  requiredDuringSchedulingIgnoredDuringExecution:
+    nodeSelectorTerms:
+      - matchExpressions:
+          - key: nvidia.com/gpu.product
+            operator: In
+            values: {{- toYaml $products | nindent 14 }}
+{{- end }}
+{{- end }}
