@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
+from cluster.accelerators import CATALOGUE
 from scheduler.policies import POLICIES
 from serve.config_models import ModelConfig, VariantConfig
 from serve.config_planner import NodeGroupConfig, PlannerConfig
@@ -207,6 +208,8 @@ class Config(Section):
                 "node_groups",
                 "must be given where planner.nodes is kubernetes: one for each worker group",
             )
+        if self.planner.nodes == "kubernetes":
+            yield from self._node_label_faults()
         names = Counter(group.name for group in self.node_groups)
         accelerators = Counter(group.accelerator for group in self.node_groups)
         for i, group in enumerate(self.node_groups):
@@ -221,6 +224,17 @@ class Config(Section):
             for _, variant in self.variants():
                 if variant.accelerator == group.accelerator and variant.pipeline_parallel_size == 1:
                     yield from _too_large(f"node_groups.{i}", group, variant)
+
+    def _node_label_faults(self) -> Iterator[Fault]:
+        """Yield groups whose nodes nothing tells apart."""
+        for i, group in enumerate(self.node_groups):
+            known = CATALOGUE.get(group.accelerator)
+            if known is not None and not known.kubernetes_products and not group.node_labels:
+                yield Fault(
+                    f"node_groups.{i}.node_labels",
+                    f"must be given, for nodes with {group.accelerator!r} have no label of their"
+                    " own in Kubernetes, e.g. {kubernetes.io/arch: [amd64]}",
+                )
 
     def _name_faults(self) -> Iterator[Fault]:
         models = Counter(model.name for model in self.models)
@@ -253,9 +267,11 @@ class Config(Section):
 
 def _too_large(key: str, group: NodeGroupConfig, variant: VariantConfig) -> Iterator[Fault]:
     units = variant.units
-    if units > group.accelerators_per_node:
+    share = group.accelerators_per_node // group.workers_per_node
+    if units > share:
+        shared = f", shared by {group.workers_per_node} workers," * (group.workers_per_node > 1)
         yield Fault(
             f"{key}.accelerators_per_node",
-            f"{group.accelerators_per_node} cannot hold a replica of {variant.name!r}, which"
-            f" takes {units:g}",
+            f"{group.accelerators_per_node}{shared} cannot hold a replica of {variant.name!r},"
+            f" which takes {units:g}",
         )

@@ -80,6 +80,14 @@ class NodeGroupConfig(Section):
     """GPUs of a node; CPU cores where the accelerator is `cpu`."""
     max_nodes: Annotated[int, Field(ge=1)]
     """That can be on together."""
+    workers_per_node: Annotated[int, Field(ge=1)] = 1
+    """Ray workers that share a node evenly, in Kubernetes; where one takes the whole node, it is
+    empty as soon as its worker is idle."""
+    node_labels: dict[str, Annotated[tuple[str, ...], Field(min_length=1)]] = Field(
+        default_factory=dict
+    )
+    """Labels that its nodes have in Kubernetes, each with the values that it may have; by default
+    the accelerator's products, as NVIDIA's feature discovery names them."""
     node_power_w: Annotated[float, Field(ge=0)] = 0.0
     """Watts of a node that is on, without its accelerators; by default it is not counted."""
     boot_s: Annotated[float, Field(ge=0)] = 120.0
@@ -92,7 +100,13 @@ class NodeGroupConfig(Section):
     """Price of a node that is on; by default it does not count."""
 
     def find_faults(self) -> Iterator[Fault]:
-        """Yield an accelerator that the catalogue does not have."""
+        """Yield an accelerator that the catalogue does not have, and shares that are uneven."""
+        if self.accelerators_per_node % self.workers_per_node:
+            yield Fault(
+                "workers_per_node",
+                f"{self.workers_per_node} workers cannot share {self.accelerators_per_node}"
+                " accelerators evenly",
+            )
         if self.accelerator not in CATALOGUE:
             known = ", ".join(sorted(CATALOGUE))
             yield Fault("accelerator", f"no accelerator {self.accelerator!r}; known: {known}")

@@ -63,7 +63,9 @@ def kubernetes_settings(config: Config, *, namespace: str) -> KubernetesSettings
         namespace=namespace,
         raycluster=raycluster,
         groups={
-            NodeGroupName(group.name): KubernetesGroup.of(group.accelerator)
+            NodeGroupName(group.name): KubernetesGroup.of(
+                group.accelerator, group.workers_per_node, group.node_labels
+            )
             for group in config.node_groups
         },
     )

@@ -41,13 +41,20 @@ class KubernetesGroup:
             raise ValueError(f"workers_per_node is {self.workers_per_node}; it must be at least 1")
 
     @classmethod
-    def of(cls, accelerator: str, workers_per_node: int = 1) -> KubernetesGroup:
-        """Select by the product that NVIDIA's feature discovery labels nodes with.
+    def of(
+        cls,
+        accelerator: str,
+        workers_per_node: int = 1,
+        labels: Mapping[str, tuple[str, ...]] | None = None,
+    ) -> KubernetesGroup:
+        """Select by labels, or by the product that NVIDIA's feature discovery labels nodes with.
 
         Raises:
             ValueError: the catalogue knows no such label of that accelerator.
 
         """
+        if labels:
+            return cls(labels, workers_per_node)
         known = CATALOGUE.get(accelerator)
         if known is None or not known.kubernetes_products:
             raise ValueError(

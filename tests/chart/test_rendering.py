@@ -142,7 +142,7 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
         "config.models[0].variants[0].tensor_parallel_size: 16 GPUs are more than a worker",
     ),
     "more GPUs than a share of a node": (
-        values(variant(tensor_parallel_size=4), worker={"workersPerNode": 4}),
+        values(variant(tensor_parallel_size=4), groups=[group(workers_per_node=4)]),
         "config.models[0].variants[0].tensor_parallel_size: 4 GPUs are more than a worker",
     ),
     "slices that work together": (
@@ -150,8 +150,8 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
         "config.models[0].variants[0].tensor_parallel_size: slices of a GPU",
     ),
     "shares that do not divide": (
-        values(worker={"workersPerNode": 3}),
-        "workerGroups.h100.workersPerNode: 3 workers cannot share the 8 accelerators",
+        values(groups=[group(workers_per_node=3)]),
+        "config.node_groups[0].workers_per_node: 3 workers cannot share the 8 accelerators",
     ),
     "a floor over the nodes": (
         values(workerGroups={"h100": {"minReplicas": 3}}),

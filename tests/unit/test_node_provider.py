@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cluster.accelerators import CATALOGUE
-from cluster.kubernetes.settings import PRODUCT_LABEL
+from cluster.kubernetes.settings import PRODUCT_LABEL, KubernetesGroup
 from cluster.nodes import GroupState, NodesUnknownError
 from serve.node_provider import kubernetes_settings, node_provider
 from tests.planner_fakes import H100, L4, config, nodes_of
@@ -60,3 +60,12 @@ def test_node_groups_are_worker_groups_of_the_raycluster(monkeypatch: pytest.Mon
     assert {name: each.selector for name, each in settings.groups.items()} == {
         H100: {PRODUCT_LABEL: CATALOGUE["h100-sxm"].kubernetes_products}
     }
+
+
+def test_a_node_group_may_have_labels_and_several_workers_on_a_node(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("RAY_CLUSTER_NAME", "mine")
+    group = nodes_of(H100, "cpu") | {"workers_per_node": 2, "node_labels": {"pool": ["a", "b"]}}
+    settings = kubernetes_settings(config(node_groups=(group,)), namespace="there")
+    assert settings.groups[H100] == KubernetesGroup({"pool": ("a", "b")}, 2)

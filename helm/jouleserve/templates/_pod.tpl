@@ -24,7 +24,7 @@ image: {{ include "jouleserve.image" .root }}
 imagePullPolicy: {{ .root.Values.image.pullPolicy }}
 securityContext: {{- toYaml .root.Values.securityContext | nindent 2 }}
 env:
-  {{- include "jouleserve.environment" .root | nindent 2 }}
+  {{- include "jouleserve.environment" .root | trim | nindent 2 }}
   {{- with .settings.env }}
   {{- toYaml . | nindent 2 }}
   {{- end }}
@@ -36,7 +36,7 @@ env:
 {{- end }}
 {{- end }}
 
-{{- define "jouleserve.environment" -}}
+{{- define "jouleserve.environment" }}
 {{- range $name, $value := (include "jouleserve.ray" . | fromYaml).environment }}
 - name: {{ $name }}
   value: {{ $value | quote }}
@@ -121,15 +121,18 @@ env:
 {{/* Where a worker group's pods may run: on nodes that have its accelerator. */}}
 {{- define "jouleserve.workerAffinity" -}}
 {{- $products := (index (include "jouleserve.ray" .root | fromYaml).accelerators .group.accelerator).products -}}
+{{- $labels := .group.node_labels | default (ternary (dict "nvidia.com/gpu.product" $products) dict (gt (len $products) 0)) -}}
 {{- if .settings.affinity -}}
 {{- toYaml .settings.affinity }}
-{{- else if and (ne .group.accelerator "cpu") $products -}}
+{{- else if $labels -}}
 nodeAffinity:
   requiredDuringSchedulingIgnoredDuringExecution:
     nodeSelectorTerms:
       - matchExpressions:
-          - key: nvidia.com/gpu.product
+          {{- range $label, $values := $labels }}
+          - key: {{ $label }}
             operator: In
-            values: {{- toYaml $products | nindent 14 }}
+            values: {{- toYaml $values | nindent 14 }}
+          {{- end }}
 {{- end }}
 {{- end }}

@@ -14,10 +14,14 @@ What a schema cannot say. Each message names the key.
 {{- $_ := set $groups .name . -}}
 {{- $_ := set $accelerators .accelerator . -}}
 {{- $worker := include "jouleserve.workerSettings" (dict "root" $ "group" .) | fromYaml -}}
-{{- if mod (int .accelerators_per_node) (int $worker.workersPerNode) }}
-{{- fail (printf "workerGroups.%s.workersPerNode: %d workers cannot share the %d accelerators of %s evenly" .name (int $worker.workersPerNode) (int .accelerators_per_node) .name) }}
+{{- $workersPerNode := int (.workers_per_node | default 1) -}}
+{{- if mod (int .accelerators_per_node) $workersPerNode }}
+{{- fail (printf "%s.workers_per_node: %d workers cannot share the %d accelerators of %s evenly" $at $workersPerNode (int .accelerators_per_node) .name) }}
 {{- end }}
-{{- if gt (int $worker.minReplicas) (mul (int .max_nodes) (int $worker.workersPerNode)) }}
+{{- if and (eq (dig "planner" "nodes" "ray" $.Values.config) "kubernetes") (not .node_labels) (not (index (include "jouleserve.ray" $ | fromYaml).accelerators .accelerator).products) }}
+{{- fail (printf "%s.node_labels: must be given, for nodes with %q have no label of their own" $at .accelerator) }}
+{{- end }}
+{{- if gt (int $worker.minReplicas) (mul (int .max_nodes) $workersPerNode) }}
 {{- fail (printf "workerGroups.%s.minReplicas: %d is more than max_nodes of the node group allows" .name (int $worker.minReplicas)) }}
 {{- end }}
 {{- end }}
@@ -37,7 +41,7 @@ What a schema cannot say. Each message names the key.
 {{- if and .max_replicas (gt $least (int .max_replicas)) }}{{ fail (printf "%s.min_replicas: %d is more than max_replicas %d" $at $least (int .max_replicas)) }}{{ end -}}
 {{- $tp := int (.tensor_parallel_size | default 1) -}}
 {{- $worker := include "jouleserve.workerSettings" (dict "root" $ "group" $group) | fromYaml -}}
-{{- $share := div (int $group.accelerators_per_node) (int $worker.workersPerNode) -}}
+{{- $share := div (int $group.accelerators_per_node) (int ($group.workers_per_node | default 1)) -}}
 {{- if and (ne .accelerator "cpu") (gt $tp (int $share)) }}{{ fail (printf "%s.tensor_parallel_size: %d GPUs are more than a worker of %s has (%d)" $at $tp $group.name (int $share)) }}{{ end -}}
 {{- if and (gt $tp 1) (contains "mig-" $worker.gpuResource) }}{{ fail (printf "%s.tensor_parallel_size: slices of a GPU (%s) cannot work together" $at $worker.gpuResource) }}{{ end -}}
 {{- end }}

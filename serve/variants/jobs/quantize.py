@@ -15,7 +15,7 @@ from serve.variants.jobs.samples import windows
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _SCHEMES = {"w8a8": "W8A8", "w4a16": "W4A16", "fp8": "FP8_DYNAMIC"}
 _KEPT = ["lm_head"]
@@ -29,7 +29,8 @@ def quantize(asked: Asked) -> Mapping[str, object]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tell("loading")
-    model = AutoModelForCausalLM.from_pretrained(asked["base"], dtype="auto")
+    # What is rounded twice is rounded worse: weights are computed in float32 until they are int.
+    model = AutoModelForCausalLM.from_pretrained(asked["base"], dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(asked["base"])
     calibrated = asked["method"] != "rtn" or asked["kv_cache"] == "fp8"
     given: dict[str, Any] = {"model": model, "tokenizer": tokenizer, "recipe": _recipe(asked)}
@@ -46,6 +47,7 @@ def quantize(asked: Asked) -> Mapping[str, object]:
     if asked["reduced_range"]:
         _reduce_range(model)
     tell("writing")
+    _narrow(model)
     model.save_pretrained(asked["into"], save_compressed=True)
     tokenizer.save_pretrained(asked["into"])
     return {"calibrated": calibrated}
@@ -57,6 +59,15 @@ def _reduce_range(model: torch.nn.Module) -> None:
         scale = getattr(module, "weight_scale", None)
         if isinstance(scale, torch.Tensor):
             scale.data *= _STEPS / _REDUCED_STEPS
+
+
+def _narrow(model: PreTrainedModel) -> None:
+    """Keep in bf16 what is not rounded, as the base has it."""
+    for module in model.modules():
+        if not hasattr(module, "weight_scale"):
+            for values in module.parameters(recurse=False):
+                values.data = values.data.to(torch.bfloat16)
+    model.config.dtype = torch.bfloat16
 
 
 def _recipe(asked: Asked) -> list[object]:
