@@ -20,7 +20,7 @@ LOCK := $(BIN)/uv pip compile --quiet pyproject.toml --group dev --python-versio
 	--custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint protos protos-check bench lock clean
+.PHONY: help setup demo test test-kube check lint protos protos-check bench lock clean
 
 help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -36,6 +36,10 @@ test: setup lint  ## every check and every test, the real engine included
 	@$(BIN)/python -m pytest -m "$(FAST)" --numprocesses auto --dist loadfile
 	@echo "==> pytest, the real engine and clusters (minutes)"
 	@$(BIN)/python -m pytest -m "not ($(FAST))"
+
+test-kube: setup  ## the chart with helm, and on a control plane (HELM=binary, KUBE_TESTBED_TOOL=program)
+	@echo "==> pytest, chart and Kubernetes"
+	@$(BIN)/python -m pytest tests/chart tests/kube
 
 check: setup lint  ## every check and the fast tests
 	@echo "==> pytest, fast tests"

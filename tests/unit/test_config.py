@@ -137,3 +137,30 @@ def test_an_unknown_policy_is_refused_with_the_known_ones() -> None:
     found = faults_of(tree(scheduler={"policy": "astrology"}))
     assert "energy" in found["policy"]
     assert "round_robin" in found["policy"]
+
+
+CORES = {"name": "cores", "accelerator": "cpu", "accelerators_per_node": 4, "max_nodes": 2}
+LABELLED = CORES | {"node_labels": {"pool": ["a"]}}
+
+
+@pytest.mark.parametrize(
+    ("groups", "nodes", "keys"),
+    [
+        ([], "kubernetes", {"node_groups"}),
+        ([CORES], "ray", set()),
+        ([CORES], "kubernetes", {"node_groups.0.node_labels"}),
+        ([LABELLED], "kubernetes", set()),
+        ([LABELLED, LABELLED], "kubernetes", {"node_groups.1.name", "node_groups.0.accelerator"}),
+        ([CORES | {"workers_per_node": 3}], "ray", {"workers_per_node"}),
+        ([CORES | {"workers_per_node": 4}], "ray", {"node_groups.0.accelerators_per_node"}),
+        ([CORES | {"workers_per_node": 2}], "ray", set()),
+    ],
+)
+def test_node_groups_can_be_told_apart_and_hold_their_replicas(
+    groups: list[dict[str, Any]], nodes: str, keys: set[str]
+) -> None:
+    value = tree(echo(cpus_per_replica=2), node_groups=groups, planner={"nodes": nodes})
+    if keys:
+        assert faults_of(value).keys() >= keys
+    else:
+        Config.model_validate(value)

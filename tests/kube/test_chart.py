@@ -1,0 +1,313 @@
+"""The chart on a real API server: it comes, changes, goes, and may do what it needs to."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from cluster.kubernetes.access import required_rules
+from cluster.kubernetes.objects import MANAGED
+from cluster.kubernetes.settings import KubernetesSettings
+from cluster.nodes import NodesUnknownError
+from scheduler.plans import NodeGroupName
+from serve.config import Config
+from serve.node_provider import kubernetes_settings
+from serve.plan_problem import groups
+from tests.kube.control_plane import RefusedError, eventually
+from tests.kube.operated_cluster import HOLLOW_NODES
+from tests.kube.release import FULL_NAME, NAME, RBAC, SMALL, Release, older_chart
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from cluster.kubernetes.nodes import KubernetesNodes
+    from tests.kube.control_plane import ControlPlane
+
+    Connect = Callable[[KubernetesSettings], KubernetesNodes]
+
+pytestmark = [pytest.mark.kube, pytest.mark.timeout(300)]
+
+H100, L40S = NodeGroupName("h100"), NodeGroupName("l40s")
+# Ray's autoscaler does this under the same account.
+AUTOSCALERS = {("pods", "get"), ("pods", "delete"), ("pods", "patch")}
+
+
+def values(*, most: int = 8, **changes: Any) -> dict[str, Any]:
+    variant = {"checkpoint": {"hub": "a/b"}, "min_replicas": 0, "max_replicas": most}
+    return {
+        "config": {
+            "models": [
+                {
+                    "name": "m",
+                    "variants": [
+                        variant | {"name": "large", "accelerator": "h100-sxm"},
+                        variant | {"name": "small", "accelerator": "l40s", "quality": 0.9},
+                    ],
+                }
+            ],
+            "node_groups": [
+                {
+                    "name": H100,
+                    "accelerator": "h100-sxm",
+                    "accelerators_per_node": 8,
+                    "max_nodes": 8,
+                },
+                {"name": L40S, "accelerator": "l40s", "accelerators_per_node": 4, "max_nodes": 2},
+            ],
+            "planner": {"nodes": "kubernetes"},
+        },
+        "head": SMALL,
+        "worker": SMALL,
+        "modelCache": {"size": "1Gi"},
+        **changes,
+    }
+
+
+@pytest.fixture(scope="module")
+def chart(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return older_chart(tmp_path_factory.mktemp("chart"))
+
+
+@pytest.fixture
+def release(plane: ControlPlane, chart: Path) -> Iterator[Release]:
+    """Give a release that is yet to be installed."""
+    helm = os.environ.get("HELM") or shutil.which("helm")
+    if helm is None:
+        pytest.skip("helm is not installed; HELM names its binary")
+    release = Release(plane, helm, chart)
+    try:
+        yield release
+    finally:
+        release.end()
+        if NAME in release.run("list", "--short"):
+            release.run("uninstall", NAME, "--wait")
+
+
+def everything(release: Release) -> set[str]:
+    """Name what is in the release's namespace, and the cluster's roles that name it."""
+    plane, found = release.plane, set()
+    cores = [("/api/v1", each) for each in plane.get("/api/v1")["resources"]]
+    for group in plane.get("/apis")["groups"]:
+        path = f"/apis/{group['preferredVersion']['groupVersion']}"
+        cores += [(path, each) for each in plane.get(path)["resources"]]
+    for path, kind in cores:
+        if "list" not in kind["verbs"] or kind["name"] in {"events", "endpointslices"}:
+            continue
+        if kind["namespaced"]:
+            where = f"{path}/namespaces/{release.namespace}/{kind['name']}"
+        elif path == RBAC:
+            where = f"{path}/{kind['name']}"
+        else:
+            continue
+        names = [each["metadata"]["name"] for each in plane.get(where)["items"]]
+        if not kind["namespaced"]:
+            names = [each for each in names if release.namespace in each]
+        found |= {f"{kind['kind']} {each}" for each in names}
+    return found
+
+
+def test_it_is_installed_changed_taken_back_and_leaves_nothing(release: Release) -> None:
+    release.plane.create("/api/v1/namespaces", {"metadata": {"name": release.namespace}})
+    default = f"/api/v1/namespaces/{release.namespace}/serviceaccounts/default"
+    assert eventually(lambda: _there(release, default))
+    before = everything(release)
+    release.install(values(apiKeys={"enabled": True}))
+    release.make_cluster()
+    release.reconcile()
+    first = release.rayservice()["spec"]
+    key = release.get("secrets", f"{FULL_NAME}-api-keys")["data"]
+    assert everything(release) - before >= {
+        f"RayService {FULL_NAME}",
+        f"ServiceAccount {FULL_NAME}",
+        f"Role {FULL_NAME}",
+        f"ClusterRole {release.namespace}-{FULL_NAME}-nodes",
+        f"PodDisruptionBudget {FULL_NAME}",
+    }
+
+    release.upgrade(values(apiKeys={"enabled": True}, most=16, idleTimeoutSeconds=5))
+    changed = release.rayservice()["spec"]
+    assert changed["rayClusterConfig"]["autoscalerOptions"]["idleTimeoutSeconds"] == 5
+    assert "max_replicas: 16" in changed["serveConfigV2"]
+    assert release.get("secrets", f"{FULL_NAME}-api-keys")["data"] == key, "keys stay"
+
+    release.run("rollback", NAME, "1")
+    assert release.rayservice()["spec"] == first
+    assert release.get("secrets", f"{FULL_NAME}-api-keys")["data"] == key
+
+    release.run("uninstall", NAME, "--wait")
+    release.made.clear()
+    # What the operator had made goes with what owns it.
+    assert eventually(lambda: everything(release) == before, 90.0), everything(release) - before
+
+
+def _there(release: Release, path: str) -> bool:
+    try:
+        release.plane.get(path)
+    except RefusedError:
+        return False
+    return True
+
+
+def test_a_certificate_stays_through_an_upgrade(release: Release) -> None:
+    tls = {"enabled": True, "host": "joules.example.org", "tls": {"generate": True}}
+    release.install(values(ingress=tls))
+    made = release.get("secrets", f"{FULL_NAME}-tls")["data"]
+    release.upgrade(values(ingress=tls, most=2))
+    assert release.get("secrets", f"{FULL_NAME}-tls")["data"] == made
+
+
+def granted(
+    release: Release, verb: str, resource: str, group: str = "", namespace: str = ""
+) -> bool:
+    """Ask the API server whether the chart's account may do something."""
+    review = {
+        "spec": {
+            "user": f"system:serviceaccount:{release.namespace}:{FULL_NAME}",
+            "resourceAttributes": {
+                "namespace": namespace,
+                "verb": verb,
+                "group": group,
+                "resource": resource,
+            },
+        }
+    }
+    path = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
+    return bool(release.plane.create(path, review)["status"]["allowed"])
+
+
+def test_its_account_may_do_what_is_needed_and_no_more(release: Release) -> None:
+    release.install(values())
+    needed = {
+        (resource, verb, group)
+        for rule in required_rules()
+        for group in rule.api_groups
+        for resource in rule.resources
+        for verb in rule.verbs
+    } | {(resource, verb, "") for resource, verb in AUTOSCALERS}
+    verbs = ("get", "list", "watch", "create", "update", "patch", "delete", "deletecollection")
+    resources = [
+        ("", name)
+        for name in ("nodes", "pods", "events", "secrets", "configmaps", "services", "namespaces")
+    ]
+    resources += [("", "pods/exec"), ("", "nodes/status"), ("", "serviceaccounts/token")]
+    resources += [("ray.io", name) for name in ("rayclusters", "rayservices", "rayjobs")]
+    resources += [("apps", "deployments"), ("rbac.authorization.k8s.io", "clusterroles")]
+    allowed = {
+        (name, verb, group)
+        for group, name in resources
+        for verb in verbs
+        if granted(release, verb, name, group, "" if name == "nodes" else release.namespace)
+    }
+    assert allowed == needed
+    assert not granted(release, "list", "pods", "", "kube-system")
+    assert not granted(release, "patch", "rayclusters", "ray.io", "default")
+
+
+def settings_of(
+    release: Release, monkeypatch: pytest.MonkeyPatch, kubeconfig: str
+) -> KubernetesSettings:
+    """Give what the planner in the release's head would use, quicker to notice things."""
+    monkeypatch.setenv("RAY_CLUSTER_NAME", release.raycluster)
+    told = yaml.safe_load(release.rayservice()["spec"]["serveConfigV2"])
+    config = Config.model_validate(told["applications"][0]["deployments"][1]["user_config"])
+    meant = kubernetes_settings(config, namespace=release.namespace)
+    return KubernetesSettings(
+        namespace=meant.namespace,
+        raycluster=meant.raycluster,
+        groups=meant.groups,
+        kubeconfig=kubeconfig,
+        no_capacity_after_s=1.0,
+        watch_s=2.0,
+        request_timeout_s=3.0,
+        stale_after_s=6.0,
+        backoff_limit_s=1.0,
+    )
+
+
+def test_with_that_account_the_planner_does_all_it_does(
+    release: Release, connected: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release.install(values())
+    release.make_cluster()
+    nodes = connected(settings_of(release, monkeypatch, release.token()))
+
+    def works() -> bool:
+        try:
+            return nodes.observe()[H100].ready == HOLLOW_NODES
+        except NodesUnknownError:
+            return False
+
+    assert eventually(works)
+    # KubeRay has handed the chart's mark on; a node has that of its operator.
+    nodes.ask({H100: 2})
+    assert _group(release, H100)["minReplicas"] == 2
+    mark = {"metadata": {"annotations": {MANAGED: "true"}}}
+    release.plane.merge("/api/v1/nodes/gpu-0", mark)
+    try:
+        assert nodes.cordon("gpu-0")
+        nodes.uncordon("gpu-0")
+    finally:
+        release.plane.merge("/api/v1/nodes/gpu-0", {"metadata": {"annotations": {MANAGED: None}}})
+    nodes.close()
+    assert _group(release, H100)["minReplicas"] == 0
+
+
+def _group(release: Release, name: str) -> Any:
+    spec = release.plane.get(release.cluster_path)["spec"]
+    return next(each for each in spec["workerGroupSpecs"] if each["groupName"] == name)
+
+
+def test_workers_come_to_their_nodes_and_what_is_missing_is_planned_around(
+    release: Release, connected: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release.install(values())
+    release.make_cluster()
+    settings = settings_of(release, monkeypatch, release.token())
+    nodes = connected(settings)
+    nodes.ask({H100: HOLLOW_NODES + 1, L40S: 1})
+    release.reconcile()
+    *there, beyond = release.made[H100]
+    assert release.ready(*there, *release.made["headgroup"])
+    hosts = {release.pod(name)["spec"]["nodeName"] for name in there}
+    assert hosts == {f"gpu-{number}" for number in range(HOLLOW_NODES)}, "a node each"
+    (small,) = release.made[L40S]
+    for waiting in (beyond, small):
+        assert release.pod(waiting)["status"]["phase"] == "Pending"
+
+    def told() -> str:
+        seen = nodes.observe()
+        return seen[H100].trouble and seen[L40S].trouble
+
+    assert eventually(told)
+    seen = nodes.observe()
+    assert "Insufficient nvidia.com/gpu" in seen[H100].trouble
+    assert "didn't match" in seen[L40S].trouble
+    told_config = yaml.safe_load(release.rayservice()["spec"]["serveConfigV2"])
+    config = Config.model_validate(told_config["applications"][0]["deployments"][1]["user_config"])
+    planned = groups(config, seen)
+    assert planned[H100].max_nodes == HOLLOW_NODES
+    assert planned[L40S].max_nodes == 0
+
+
+def test_a_drain_respects_the_budget(release: Release) -> None:
+    release.install(values(workerGroups={H100: {"minReplicas": HOLLOW_NODES}}))
+    release.make_cluster()
+    release.reconcile()
+    workers = release.made[H100]
+    assert release.ready(*workers, *release.made["headgroup"])
+    budget = f"/apis/policy/v1beta1/namespaces/{release.namespace}/poddisruptionbudgets/{FULL_NAME}"
+    assert eventually(lambda: release.plane.get(budget)["status"].get("disruptionsAllowed") == 1)
+
+    def evict(pod: str) -> None:
+        body = {"apiVersion": "policy/v1beta1", "kind": "Eviction", "metadata": {"name": pod}}
+        release.plane.create(f"{release.pods}/{pod}/eviction", body)
+
+    evict(workers[0])
+    release.made[H100] = workers[1:]
+    with pytest.raises(RefusedError, match="disruption budget"):
+        evict(workers[1])
