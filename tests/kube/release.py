@@ -31,7 +31,7 @@ FULL_NAME = "demo-jouleserve"
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
 LIMIT_S = 60.0
 # Hollow nodes have one core and little memory.
-SMALL = {"resources": {"requests": {"cpu": "10m", "memory": "16Mi"}, "limits": {"memory": "16Mi"}}}
+LITTLE = {"resources": {"requests": {"cpu": "10m", "memory": "16Mi"}, "limits": {"memory": "16Mi"}}}
 
 _numbers = itertools.count()
 

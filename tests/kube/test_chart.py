@@ -13,13 +13,13 @@ from cluster.kubernetes.access import required_rules
 from cluster.kubernetes.objects import MANAGED
 from cluster.kubernetes.settings import KubernetesSettings
 from cluster.nodes import NodesUnknownError
-from scheduler.plans import NodeGroupName
 from serve.config import Config
+from serve.deployment import PLANNER
 from serve.node_provider import kubernetes_settings
-from serve.plan_problem import groups
 from tests.kube.control_plane import RefusedError, eventually
 from tests.kube.operated_cluster import HOLLOW_NODES
-from tests.kube.release import FULL_NAME, NAME, RBAC, SMALL, Release, older_chart
+from tests.kube.release import FULL_NAME, LITTLE, NAME, RBAC, Release, older_chart
+from tests.planner_fakes import BIG, H100, L4, SMALL, STANDARD, Shell, nodes_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,37 +32,32 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.kube, pytest.mark.timeout(300)]
 
-H100, L40S = NodeGroupName("h100"), NodeGroupName("l40s")
 # Ray's autoscaler does this under the same account.
 AUTOSCALERS = {("pods", "get"), ("pods", "delete"), ("pods", "patch")}
 
 
 def values(*, most: int = 8, **changes: Any) -> dict[str, Any]:
-    variant = {"checkpoint": {"hub": "a/b"}, "min_replicas": 0, "max_replicas": most}
+    variant = {"engine": "echo", "min_replicas": 0, "max_replicas": most}
     return {
         "config": {
             "models": [
                 {
                     "name": "m",
                     "variants": [
-                        variant | {"name": "large", "accelerator": "h100-sxm"},
-                        variant | {"name": "small", "accelerator": "l40s", "quality": 0.9},
+                        variant | {"name": BIG, "accelerator": "h100-sxm"},
+                        variant | {"name": SMALL, "accelerator": "l4", "quality": 0.9},
                     ],
                 }
             ],
             "node_groups": [
-                {
-                    "name": H100,
-                    "accelerator": "h100-sxm",
-                    "accelerators_per_node": 8,
-                    "max_nodes": 8,
-                },
-                {"name": L40S, "accelerator": "l40s", "accelerators_per_node": 4, "max_nodes": 2},
+                nodes_of(H100, "h100-sxm", accelerators_per_node=8, max_nodes=8),
+                # So dear that it is chosen only if there is no other.
+                nodes_of(L4, "l4", node_power_w=9000.0),
             ],
             "planner": {"nodes": "kubernetes"},
         },
-        "head": SMALL,
-        "worker": SMALL,
+        "head": LITTLE,
+        "worker": LITTLE,
         "modelCache": {"size": "1Gi"},
         **changes,
     }
@@ -126,7 +121,7 @@ def test_it_is_installed_changed_taken_back_and_leaves_nothing(release: Release)
         f"ServiceAccount {FULL_NAME}",
         f"Role {FULL_NAME}",
         f"ClusterRole {release.namespace}-{FULL_NAME}-nodes",
-        f"PodDisruptionBudget {FULL_NAME}",
+        f"PodDisruptionBudget {FULL_NAME}-head",
     }
 
     release.upgrade(values(apiKeys={"enabled": True}, most=16, idleTimeoutSeconds=5))
@@ -208,14 +203,21 @@ def test_its_account_may_do_what_is_needed_and_no_more(release: Release) -> None
     assert not granted(release, "patch", "rayclusters", "ray.io", "default")
 
 
+def configured(release: Release) -> Config:
+    """Give what the planner is told."""
+    told = yaml.safe_load(release.rayservice()["spec"]["serveConfigV2"])
+    (planner,) = (
+        each for each in told["applications"][0]["deployments"] if each["name"] == PLANNER
+    )
+    return Config.model_validate(planner["user_config"])
+
+
 def settings_of(
     release: Release, monkeypatch: pytest.MonkeyPatch, kubeconfig: str
 ) -> KubernetesSettings:
     """Give what the planner in the release's head would use, quicker to notice things."""
     monkeypatch.setenv("RAY_CLUSTER_NAME", release.raycluster)
-    told = yaml.safe_load(release.rayservice()["spec"]["serveConfigV2"])
-    config = Config.model_validate(told["applications"][0]["deployments"][1]["user_config"])
-    meant = kubernetes_settings(config, namespace=release.namespace)
+    meant = kubernetes_settings(configured(release), namespace=release.namespace)
     return KubernetesSettings(
         namespace=meant.namespace,
         raycluster=meant.raycluster,
@@ -269,39 +271,58 @@ def test_workers_come_to_their_nodes_and_what_is_missing_is_planned_around(
     release.make_cluster()
     settings = settings_of(release, monkeypatch, release.token())
     nodes = connected(settings)
-    nodes.ask({H100: HOLLOW_NODES + 1, L40S: 1})
+    nodes.ask({H100: HOLLOW_NODES + 1})
     release.reconcile()
     *there, beyond = release.made[H100]
     assert release.ready(*there, *release.made["headgroup"])
     hosts = {release.pod(name)["spec"]["nodeName"] for name in there}
     assert hosts == {f"gpu-{number}" for number in range(HOLLOW_NODES)}, "a node each"
-    (small,) = release.made[L40S]
-    for waiting in (beyond, small):
-        assert release.pod(waiting)["status"]["phase"] == "Pending"
+    assert release.pod(beyond)["status"]["phase"] == "Pending"
+    assert eventually(lambda: nodes.observe()[H100].trouble)
+    assert "Insufficient nvidia.com/gpu" in nodes.observe()[H100].trouble
 
-    def told() -> str:
-        seen = nodes.observe()
-        return seen[H100].trouble and seen[L40S].trouble
+    planner = Shell(configured(release))
+    planner.hear(held={STANDARD: 1})
+    planner.turn()
+    assert planner.wanted(big=1), "it is the leaner one"
+    planner.nodes |= nodes.observe()
+    planner.starting[BIG], planner.seekers[BIG] = 1, 0.0
+    planner.hear(held={STANDARD: 1})
+    planner.turn()
+    assert planner.wanted(small=1), planner.planner.targets()
 
-    assert eventually(told)
-    seen = nodes.observe()
-    assert "Insufficient nvidia.com/gpu" in seen[H100].trouble
-    assert "didn't match" in seen[L40S].trouble
-    told_config = yaml.safe_load(release.rayservice()["spec"]["serveConfigV2"])
-    config = Config.model_validate(told_config["applications"][0]["deployments"][1]["user_config"])
-    planned = groups(config, seen)
-    assert planned[H100].max_nodes == HOLLOW_NODES
-    assert planned[L40S].max_nodes == 0
+
+def test_a_worker_for_an_accelerator_that_is_not_there_waits(
+    release: Release, connected: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release.install(values(workerGroups={L4: {"minReplicas": 1}}))
+    release.make_cluster()
+    nodes = connected(settings_of(release, monkeypatch, release.token()))
+    release.reconcile()
+    assert eventually(lambda: nodes.observe()[L4].trouble)
+    assert "didn't match" in nodes.observe()[L4].trouble
+    assert nodes.observe()[H100].trouble == ""
 
 
 def test_a_drain_respects_the_budget(release: Release) -> None:
-    release.install(values(workerGroups={H100: {"minReplicas": HOLLOW_NODES}}))
+    least = HOLLOW_NODES - 1
+    release.install(
+        values(
+            workerGroups={H100: {"minReplicas": HOLLOW_NODES}},
+            podDisruptionBudget={"workers": least},
+        )
+    )
     release.make_cluster()
     release.reconcile()
     workers = release.made[H100]
     assert release.ready(*workers, *release.made["headgroup"])
-    budget = f"/apis/policy/v1beta1/namespaces/{release.namespace}/poddisruptionbudgets/{FULL_NAME}"
-    assert eventually(lambda: release.plane.get(budget)["status"].get("disruptionsAllowed") == 1)
+    budgets = f"/apis/policy/v1beta1/namespaces/{release.namespace}/poddisruptionbudgets"
+
+    def allowed(part: str) -> int | None:
+        status = release.plane.get(f"{budgets}/{FULL_NAME}-{part}")["status"]
+        return status.get("disruptionsAllowed") if status.get("currentHealthy") else None
+
+    assert eventually(lambda: (allowed("head"), allowed(H100)) == (0, 1))
 
     def evict(pod: str) -> None:
         body = {"apiVersion": "policy/v1beta1", "kind": "Eviction", "metadata": {"name": pod}}
@@ -309,5 +330,6 @@ def test_a_drain_respects_the_budget(release: Release) -> None:
 
     evict(workers[0])
     release.made[H100] = workers[1:]
-    with pytest.raises(RefusedError, match="disruption budget"):
-        evict(workers[1])
+    for pod in (workers[1], *release.made["headgroup"]):
+        with pytest.raises(RefusedError, match="disruption budget"):
+            evict(pod)
