@@ -10,7 +10,7 @@ import fcntl
 import os
 import shutil
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ LOCK_POLL_S = 0.2
 """How soon a waiting process notices that the other is done; small beside the seconds it takes."""
 
 
+_MAKING = ".making"
 # With less than this free, what could not be written could not for want of room.
 LEAST_FREE_BYTES = 4 << 20
 # What whoever writes says of it, in whatever words around.
@@ -88,9 +89,17 @@ def made_once(
     return target
 
 
+def sweep(directory: Path) -> None:
+    """Take away what processes that are dead were making in a directory, and nobody else's."""
+    for workspace in directory.glob(f"*{_MAKING}"):
+        lock = workspace.with_name(f"{workspace.name.removesuffix(_MAKING)}.lock")
+        with suppress(TimeoutError, OSError), _exclusive(lock, 0.0, lambda: None):
+            shutil.rmtree(workspace, ignore_errors=True)
+
+
 def _make(target: Path, make: Callable[[Path], None]) -> None:
     """Fill a workspace and rename it; under the lock, one that exists is a dead process's."""
-    workspace = target.with_name(f"{target.name}.making")
+    workspace = target.with_name(f"{target.name}{_MAKING}")
     shutil.rmtree(workspace, ignore_errors=True)
     workspace.mkdir()
     try:

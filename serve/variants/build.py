@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.processor import processor
+from serve.atomic_directory import sweep
 from serve.checkpoints import check as check_source
 from serve.checkpoints import materialize
 from serve.variants import workshop
@@ -45,6 +46,8 @@ def build(recipe: Recipe, kit: Kit) -> Manifest:
     """
     bench = _prepared(recipe, kit)
     # First, for an engine that does not serve the base will serve nothing that is made of it.
+    for directory in (kit.steps, kit.measurements):
+        sweep(directory)
     kit.report("measuring the base")
     before = measured(bench.base, "vllm", {}, bench)
     checkpoint, records = bench.base, []

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from serve.atomic_directory import CannotMakeError, made_once
+from serve.atomic_directory import CannotMakeError, made_once, sweep
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -151,3 +151,20 @@ def test_programs_stay_programs_and_what_links_lead_to_is_left_alone(tmp_path: P
     assert theirs.stat().st_mode & 0o777 == 0o755
     assert (made / "own").stat().st_mode & 0o111
     assert (made / "link").is_symlink()
+
+
+def test_what_dead_processes_were_making_is_swept_and_what_is_being_made_is_not(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "dead.making").mkdir()
+    (tmp_path / "dead.making" / "half").write_text("x")
+    (tmp_path / "whole").mkdir()
+
+    def make(workspace: Path) -> None:
+        sweep(tmp_path)
+        assert workspace.is_dir(), "its maker lives"
+        (workspace / "file").write_text("x")
+
+    made_once(tmp_path / "alive", make, deadline_s=1.0)
+    assert {each.name for each in tmp_path.iterdir() if each.is_dir()} == {"alive", "whole"}
+    sweep(tmp_path / "nowhere")
