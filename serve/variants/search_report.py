@@ -29,7 +29,8 @@ def plot(file: Path, points: Sequence[Point], best: Sequence[Point], batch: int)
 
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
-    for each in points:
+    axes.margins(0.15)
+    for number, each in enumerate(sorted(points, key=lambda point: point.j_per_token)):
         axes.scatter(
             each.j_per_token * _MS,
             each.quality,
@@ -39,7 +40,7 @@ def plot(file: Path, points: Sequence[Point], best: Sequence[Point], batch: int)
         )
         axes.annotate(
             f"{each.name}, {each.tpot_s * _MS:.0f} ms", (each.j_per_token * _MS, each.quality),
-            textcoords="offset points", xytext=(8, 6), fontsize=8,
+            textcoords="offset points", xytext=(8, 6 if number % 2 else -13), fontsize=8,
         )  # fmt: skip
     axes.plot([each.j_per_token * _MS for each in best], [each.quality for each in best],
               color="tab:green", linewidth=1)  # fmt: skip
