@@ -48,7 +48,11 @@ COPY --from=build /opt/jouleserve /opt/jouleserve
 ENV PATH=/opt/jouleserve/bin:$PATH \
     HOME=/tmp \
     JOULESERVE_CACHE=/var/cache/jouleserve \
-    XDG_CACHE_HOME=/var/cache/jouleserve \
+    HF_HOME=/var/cache/jouleserve/hub \
+    VLLM_CACHE_ROOT=/var/cache/jouleserve/vllm \
+    TRITON_CACHE_DIR=/var/cache/jouleserve/triton \
+    TORCHINDUCTOR_CACHE_DIR=/var/cache/jouleserve/inductor \
+    XDG_CACHE_HOME=/var/cache/jouleserve/xdg \
     PYTHONNOUSERSITE=1 \
     PYTHONUNBUFFERED=1
 USER 1000:1000

@@ -46,13 +46,16 @@ RUN apt-get update \
     && printf 'PATH=/opt/jouleserve/bin:%s\n' "\$PATH" > /etc/profile.d/jouleserve.sh
 COPY --from=build /opt/jouleserve /opt/jouleserve
 # What libraries write goes to the cache or to /tmp: the root may be read-only.
-# DeepGEMM compiles with nvcc while it serves, and would end an engine that has none; FlashInfer sees
-# that itself. vLLM has other kernels for both.
+# DeepGEMM compiles with nvcc while it serves, and vLLM does not look whether there is one; for
+# FlashInfer it does. There are other kernels for both.
 ENV PATH=/opt/jouleserve/bin:$PATH \
     HOME=/tmp \
     JOULESERVE_CACHE=/var/cache/jouleserve \
-    XDG_CACHE_HOME=/var/cache/jouleserve \
+    HF_HOME=/var/cache/jouleserve/hub \
+    VLLM_CACHE_ROOT=/var/cache/jouleserve/vllm \
     TRITON_CACHE_DIR=/var/cache/jouleserve/triton \
+    TORCHINDUCTOR_CACHE_DIR=/var/cache/jouleserve/inductor \
+    XDG_CACHE_HOME=/var/cache/jouleserve/xdg \
     VLLM_USE_DEEP_GEMM=0 \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility \
