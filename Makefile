@@ -2,6 +2,7 @@
 #
 # ACCELERATOR=cpu|cuda  which engine to install; by default cuda where nvidia-smi works, else cpu.
 # PYTHON=...            the Python 3.11 that makes the environment, by default python3.11.
+# BUILDER=...           what builds images: docker, podman or buildah (images/README.md has more).
 
 # The recipes and what they source use bash.
 SHELL := bash
@@ -12,6 +13,10 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 FAST := not engine and not cluster and not kube
+BUILDER ?= docker
+IMAGE ?= ghcr.io/jouleserve/jouleserve
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+BUILD = $(BUILDER) build $(BUILD_OPTIONS)
 PROTO_SOURCES := $(wildcard protos/jouleserve/v1/*.proto)
 # mypy-protobuf's plugins lie in the environment's bin folder.
 PROTOC := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -I .
@@ -20,7 +25,7 @@ LOCK := $(BIN)/uv pip compile --quiet pyproject.toml --group dev --python-versio
 	--custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-kube check lint protos protos-check bench lock clean
+.PHONY: help setup demo test test-kube check lint protos protos-check bench images lock clean
 
 help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -73,6 +78,16 @@ bench: setup  ## micro-benchmarks in benchmarks/
 	@echo "==> benchmarks"
 	@$(BIN)/python -m pytest benchmarks -o python_files='bench_*.py' \
 		-o timeout=600 --benchmark-only
+
+images:  ## build IMAGE:VERSION-cpu, -cuda and -compress with BUILDER; pushes nothing
+	@for kind in cpu cuda; do \
+		echo "==> $(IMAGE):$(VERSION)-$$kind" && \
+		$(BUILD) --file images/$$kind.Dockerfile --tag $(IMAGE):$(VERSION)-$$kind \
+			--build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git rev-parse HEAD) . || exit; \
+	done
+	@echo "==> $(IMAGE):$(VERSION)-compress"
+	@$(BUILD) --file images/compress.Dockerfile --tag $(IMAGE):$(VERSION)-compress \
+		--build-arg BASE=$(IMAGE):$(VERSION)-cpu .
 
 lock: setup  ## renew requirements/{cpu,cuda,compress}.txt from pyproject.toml (UPGRADE=1: newest versions)
 	@echo "==> locking for cpu"
