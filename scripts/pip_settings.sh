@@ -8,8 +8,8 @@ pip_setting() {
     if [ -n "${!variable:-}" ]; then
         echo "${!variable}"
     else
-        # `pip config get` looks into one of several files only.
-        "${VENV:-.venv}/bin/python" -m pip config list 2>/dev/null | sed -n "s/^global\.$1='\(.*\)'$/\1/p"
+        # `pip config get` looks into one of several files only. An environment may have no pip.
+        { "${VENV:-.venv}/bin/python" -m pip config list 2>/dev/null || true; } | sed -n "s/^global\.$1='\(.*\)'$/\1/p"
     fi
 }
 

@@ -14,13 +14,13 @@ imagePullSecrets: {{- toYaml . | nindent 2 }}
 {{- range $key := list "runtimeClassName" "priorityClassName" "nodeSelector" "tolerations" "topologySpreadConstraints" "initContainers" }}
 {{- with index $settings $key }}{{ $_ := set $given $key . }}{{ end }}
 {{- end }}
-{{- with $given }}
+{{- with merge $given ($settings.podSpec | default dict) }}
 {{ toYaml . }}
 {{- end }}
 {{- end }}
 
 {{- define "jouleserve.containerSettings" -}}
-image: {{ include "jouleserve.image" .root }}
+image: {{ .settings.image | default (include "jouleserve.image" .root) }}
 imagePullPolicy: {{ .root.Values.image.pullPolicy }}
 securityContext: {{- toYaml .root.Values.securityContext | nindent 2 }}
 env:
@@ -33,6 +33,9 @@ env:
 {{- with index $settings $key }}
 {{ $key }}: {{- toYaml . | nindent 2 }}
 {{- end }}
+{{- end }}
+{{- with .settings.containerSpec }}
+{{ toYaml . }}
 {{- end }}
 {{- end }}
 
@@ -55,6 +58,12 @@ env:
 {{- with .Values.otlp.protocol }}
 - name: OTEL_EXPORTER_OTLP_PROTOCOL
   value: {{ . }}
+{{- end }}
+{{- if lt (float64 .Values.otlp.sampling) 1.0 }}
+- name: OTEL_TRACES_SAMPLER
+  value: parentbased_traceidratio
+- name: OTEL_TRACES_SAMPLER_ARG
+  value: {{ .Values.otlp.sampling | quote }}
 {{- end }}
 {{- with .Values.otlp.headersSecret }}
 {{- if .name }}
