@@ -56,6 +56,8 @@ def search(  # noqa: PLR0913 (what a search is asked, each by its name)
 ) -> Found:
     """Build recipes for a base, and keep what came of them; blocks for minutes to hours.
 
+    Interrupted from the keyboard, it ends with what it has.
+
     Args:
         prefix: of the names of variants.
         base: what they are made of.
@@ -86,6 +88,12 @@ def search(  # noqa: PLR0913 (what a search is asked, each by its name)
         kit.report(f"── {recipe.name}")
         try:
             made = build(recipe, kit)
+        except KeyboardInterrupt:
+            # What was found took its time: it is told, and nothing more is begun.
+            kit.report("interrupted")
+            skipped.append(recipe.name)
+            limit_s = 0.0
+            continue
         except (BuildError, WorkshopError) as error:
             failed[recipe.name] = str(error)
             kit.report(f"not {recipe.name}: {error}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,12 +13,18 @@ from hypothesis import strategies as st
 from serve.config_models import CheckpointConfig
 from serve.variants import search_report
 from serve.variants.candidates import candidates
+from serve.variants.errors import BuildError
 from serve.variants.front import BASE, Objectives, Point, choice, front
+from serve.variants.kit import Kit
+from serve.variants.registry import Registry
+from serve.variants.search import search
 from serve.variants.tuning import LEAST_GAIN, Trial, knobs, tuned
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from serve.variants.manifest import Manifest
+    from serve.variants.recipe import Recipe
     from serve.variants.tuning import Settings
 
 SHAPE = {"hidden_size": 576, "intermediate_size": 1536}
@@ -158,3 +165,28 @@ def test_a_plot_is_drawn(tmp_path: Path) -> None:
     points = [point("a"), point("b", quality=1.0, j_per_token=2.0)]
     search_report.plot(tmp_path / "front.png", points, front(points), 8)
     assert (tmp_path / "front.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_was_found_before_an_interruption_is_told_and_nothing_is_begun_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(SHAPE))
+    begun: list[str] = []
+
+    def build(recipe: Recipe, _: Kit) -> Manifest:
+        begun.append(recipe.name)
+        if len(begun) == 1:
+            raise BuildError("no")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("serve.variants.search.materialize", lambda *_, **__: str(tmp_path))
+    monkeypatch.setattr("serve.variants.search.build", build)
+    found = search(
+        "m", PACKAGE, "cpu", edge=False, batch=8, limit_s=60.0,
+        kit=Kit(tmp_path, lambda _: None), registry=Registry(tmp_path),
+    )  # fmt: skip
+    assert found.failed == {begun[0]: "no"}
+    assert found.points == ()
+    assert len(begun) == 2
+    assert begun[1] in found.skipped
+    assert len(found.skipped) == len([*candidates("m", PACKAGE, SHAPE, "cpu")]) - 1
