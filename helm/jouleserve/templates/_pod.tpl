@@ -127,6 +127,18 @@ env:
 {{- if eq (dig "gateway" "node_resource" "node:__internal_head__" .Values.config) "node:__internal_head__" }}yes{{ end -}}
 {{- end }}
 
+{{/* Cores that Ray counts in a worker with so many GPUs: those that its hungriest variant asks for. */}}
+{{- define "jouleserve.coresOfGpus" -}}
+{{- $most := 1.0 -}}
+{{- $accelerator := .group.accelerator -}}
+{{- range .root.Values.config.models }}
+{{- range .variants }}
+{{- if and (eq .accelerator $accelerator) .cpus_per_replica }}{{ $most = maxf $most .cpus_per_replica }}{{ end -}}
+{{- end }}
+{{- end }}
+{{- ceil (mulf $most .share) -}}
+{{- end }}
+
 {{/* Where a worker group's pods may run: on nodes that have its accelerator. */}}
 {{- define "jouleserve.workerAffinity" -}}
 {{- $products := (index (include "jouleserve.ray" .root | fromYaml).accelerators .group.accelerator).products -}}
