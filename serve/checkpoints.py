@@ -42,7 +42,7 @@ CONVERSION_VERSION = 1
 LOCK_DEADLINE_S = 900.0
 """How long to wait for another process that makes the same one; the largest take minutes."""
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _WEIGHT_PATTERNS = ("*.safetensors", "*.bin", "*.gguf")
 _GGUF_MAGIC = b"GGUF"
 
@@ -157,7 +157,7 @@ def check(source: CheckpointSource) -> None:
         _check_directory(source.path, source.quantize)
     elif source.package is not None:
         _packaged_gguf(source.package)
-    elif source.hub is not None and not _HUB_ID.fullmatch(source.hub):
+    elif source.hub is not None and not HUB_ID.fullmatch(source.hub):
         raise InvalidSourceError(f"hub is {source.hub!r}; it must look like organisation/name")
 
 

@@ -183,7 +183,7 @@ class VariantConfig(Section):
             yield Fault(
                 "checkpoint", f"the engine {self.engine} needs one; give path, package or hub"
             )
-        for key in _UNREAD[self.engine]:
+        for key in UNREAD[self.engine]:
             if getattr(self, key) != type(self).model_fields[key].get_default(
                 call_default_factory=True
             ):
@@ -199,7 +199,7 @@ class VariantConfig(Section):
             yield Fault("kv_cache_gib", "must be given where accelerator is 'cpu', e.g. 1")
 
 
-_UNREAD: dict[str, tuple[str, ...]] = {
+UNREAD: dict[str, tuple[str, ...]] = {
     "vllm": ("echo",),
     "tensorrt": ("echo", "gpu_power_limit_w", "quantization"),
     "llamacpp": (

@@ -70,37 +70,38 @@ def test_values_are_frozen() -> None:
         config.models[0].variants[0].max_batch = 1  # type: ignore[misc]
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"max_batch": 0},
-        {"quality": 1.5},
-        {"quality": 0},
-        {"min_replicas": 0},
-        {"tensor_parallel_size": 0},
-        {"name": "Upper"},
-        {"echo": {"decode_step_s": -1}},
-        {"kv_cache_gib": float("inf")},
-        {"unknown": 1},
-    ],
-)
+# Of these the chart refuses the same (tests/chart).
+IMPOSSIBLE: list[dict[str, Any]] = [
+    {"max_batch": 0},
+    {"quality": 1.5},
+    {"quality": 0},
+    {"min_replicas": 0},
+    {"tensor_parallel_size": 0},
+    {"name": "Upper"},
+    {"echo": {"decode_step_s": -1}},
+    {"kv_cache_gib": float("inf")},
+    {"unknown": 1},
+]
+
+
+@pytest.mark.parametrize("change", IMPOSSIBLE)
 def test_an_impossible_value_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         VariantConfig.model_validate(echo() | change)
 
 
-@pytest.mark.parametrize(
-    ("change", "key"),
-    [
-        ({"accelerator": "abacus"}, "accelerator"),
-        ({"tensor_parallel_size": 2}, "tensor_parallel_size"),
-        ({"pipeline_parallel_size": 2}, "pipeline_parallel_size"),
-        ({"checkpoint": {"hub": "a/b"}}, "checkpoint"),
-        ({"engine_options": {"seed": 1}}, "engine_options"),
-        ({"engine": "vllm", "kv_cache_gib": 1}, "checkpoint"),
-        ({"engine": "vllm", "checkpoint": {"hub": "a/b"}}, "kv_cache_gib"),
-    ],
-)
+CONTRADICTIONS: list[tuple[dict[str, Any], str]] = [
+    ({"accelerator": "abacus"}, "accelerator"),
+    ({"tensor_parallel_size": 2}, "tensor_parallel_size"),
+    ({"pipeline_parallel_size": 2}, "pipeline_parallel_size"),
+    ({"checkpoint": {"hub": "a/b"}}, "checkpoint"),
+    ({"engine_options": {"seed": 1}}, "engine_options"),
+    ({"engine": "vllm", "kv_cache_gib": 1}, "checkpoint"),
+    ({"engine": "vllm", "checkpoint": {"hub": "a/b"}}, "kv_cache_gib"),
+]
+
+
+@pytest.mark.parametrize(("change", "key"), CONTRADICTIONS)
 def test_a_contradiction_names_the_key_to_change(change: dict[str, Any], key: str) -> None:
     assert key in faults_of(tree(echo() | change))
 
@@ -143,19 +144,19 @@ CORES = {"name": "cores", "accelerator": "cpu", "accelerators_per_node": 4, "max
 LABELLED = CORES | {"node_labels": {"pool": ["a"]}}
 
 
-@pytest.mark.parametrize(
-    ("groups", "nodes", "keys"),
-    [
-        ([], "kubernetes", {"node_groups"}),
-        ([CORES], "ray", set()),
-        ([CORES], "kubernetes", {"node_groups.0.node_labels"}),
-        ([LABELLED], "kubernetes", set()),
-        ([LABELLED, LABELLED], "kubernetes", {"node_groups.1.name", "node_groups.0.accelerator"}),
-        ([CORES | {"workers_per_node": 3}], "ray", {"workers_per_node"}),
-        ([CORES | {"workers_per_node": 4}], "ray", {"node_groups.0.accelerators_per_node"}),
-        ([CORES | {"workers_per_node": 2}], "ray", set()),
-    ],
-)
+GROUPS: list[tuple[list[dict[str, Any]], str, set[str]]] = [
+    ([], "kubernetes", {"node_groups"}),
+    ([CORES], "ray", set()),
+    ([CORES], "kubernetes", {"node_groups.0.node_labels"}),
+    ([LABELLED], "kubernetes", set()),
+    ([LABELLED, LABELLED], "kubernetes", {"node_groups.1.name", "node_groups.0.accelerator"}),
+    ([CORES | {"workers_per_node": 3}], "ray", {"workers_per_node"}),
+    ([CORES | {"workers_per_node": 4}], "ray", {"node_groups.0.accelerators_per_node"}),
+    ([CORES | {"workers_per_node": 2}], "ray", set()),
+]
+
+
+@pytest.mark.parametrize(("groups", "nodes", "keys"), GROUPS)
 def test_node_groups_can_be_told_apart_and_hold_their_replicas(
     groups: list[dict[str, Any]], nodes: str, keys: set[str]
 ) -> None:
