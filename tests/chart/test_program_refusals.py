@@ -192,7 +192,7 @@ def test_contradictions_of_a_variant_are_refused(
 
 @pytest.mark.parametrize(("groups", "nodes", "keys"), unit.GROUPS, ids=str)
 def test_node_groups_are_refused_alike(
-    helm: Helm, groups: list[dict[str, Any]], nodes: str, keys: set[str]
+    helm: Helm, groups: list[dict[str, Any]], nodes: str, keys: tuple[str, ...]
 ) -> None:
     value = tree(echo(cpus_per_replica=2), node_groups=groups, planner={"nodes": nodes})
     refused, _ = check(helm, value)
