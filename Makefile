@@ -92,7 +92,7 @@ images:  ## build IMAGE:VERSION-cpu, -cuda and -compress with BUILDER; pushes no
 lock: setup  ## renew requirements/{cpu,cuda,compress}.txt from pyproject.toml (UPGRADE=1: newest versions)
 	@echo "==> locking for cpu"
 	@. scripts/pip_settings.sh && adopt_pip_settings && find_cpu_torch && \
-	$(LOCK) $(if $(UPGRADE),--upgrade) --extra cpu --extra llamacpp --override requirements/overrides-cpu.txt \
+	$(LOCK) $(if $(UPGRADE),--upgrade) --extra cpu --extra llamacpp --extra carbon --override requirements/overrides-cpu.txt \
 		--output-file requirements/cpu.txt $$TORCH_OPTIONS
 	@echo "==> locking for compression"
 	@. scripts/pip_settings.sh && adopt_pip_settings && find_cpu_torch && \
@@ -102,7 +102,7 @@ lock: setup  ## renew requirements/{cpu,cuda,compress}.txt from pyproject.toml (
 		--override requirements/overrides-cpu.txt --output-file requirements/compress.txt $$TORCH_OPTIONS
 	@echo "==> locking for cuda"
 	@. scripts/pip_settings.sh && adopt_pip_settings && unset UV_FIND_LINKS && \
-	$(LOCK) $(if $(UPGRADE),--upgrade) --extra cuda --output-file requirements/cuda.txt
+	$(LOCK) $(if $(UPGRADE),--upgrade) --extra cuda --extra carbon --output-file requirements/cuda.txt
 
 clean:  ## remove the environment and every cache in this folder
 	@rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .benchmarks

@@ -22,12 +22,17 @@ DESCRIPTOR: _descriptor.FileDescriptor
 class GetStatusRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    DECISIONS_FIELD_NUMBER: _builtins.int
+    decisions: _builtins.int
+    """At most so many of the newest routing decisions; none by default."""
     def __init__(
         self,
+        *,
+        decisions: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decisions", b"decisions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -42,6 +47,10 @@ class GetStatusResponse(_message.Message):
     REPLICAS_FIELD_NUMBER: _builtins.int
     COUNTERS_FIELD_NUMBER: _builtins.int
     TROUBLES_FIELD_NUMBER: _builtins.int
+    SERVICE_CLASSES_FIELD_NUMBER: _builtins.int
+    ACCOUNTS_FIELD_NUMBER: _builtins.int
+    DECISIONS_FIELD_NUMBER: _builtins.int
+    CARBON_FIELD_NUMBER: _builtins.int
     gateway: _builtins.str
     """The gateway that answered."""
     policy: _builtins.str
@@ -53,6 +62,22 @@ class GetStatusResponse(_message.Message):
     def troubles(self) -> _containers.RepeatedCompositeFieldContainer[Global___Trouble]:
         """What is wrong while serving goes on; empty when all is well."""
 
+    @_builtins.property
+    def service_classes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ServiceClassStatus]:
+        """What this gateway's requests have met lately, one entry for each class that had any."""
+
+    @_builtins.property
+    def accounts(self) -> _containers.RepeatedCompositeFieldContainer[Global___EnergyAccount]:
+        """Whose joules they were, of requests that ended since this gateway started."""
+
+    @_builtins.property
+    def decisions(self) -> _containers.RepeatedCompositeFieldContainer[Global___RecentDecision]:
+        """Newest first, as many as were asked for."""
+
+    @_builtins.property
+    def carbon(self) -> Global___CarbonIntensity:
+        """Absent where none is configured."""
+
     def __init__(
         self,
         *,
@@ -61,14 +86,180 @@ class GetStatusResponse(_message.Message):
         replicas: _abc.Iterable[Global___Replica] | None = ...,
         counters: Global___Counters | None = ...,
         troubles: _abc.Iterable[Global___Trouble] | None = ...,
+        service_classes: _abc.Iterable[Global___ServiceClassStatus] | None = ...,
+        accounts: _abc.Iterable[Global___EnergyAccount] | None = ...,
+        decisions: _abc.Iterable[Global___RecentDecision] | None = ...,
+        carbon: Global___CarbonIntensity | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["counters", b"counters"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["carbon", b"carbon", "counters", b"counters"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["counters", b"counters", "gateway", b"gateway", "policy", b"policy", "replicas", b"replicas", "troubles", b"troubles"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accounts", b"accounts", "carbon", b"carbon", "counters", b"counters", "decisions", b"decisions", "gateway", b"gateway", "policy", b"policy", "replicas", b"replicas", "service_classes", b"service_classes", "troubles", b"troubles"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetStatusResponse: _TypeAlias = GetStatusResponse  # noqa: Y015
+
+@_typing.final
+class ServiceClassStatus(_message.Message):
+    """Requests of one service class that ended within the last `window_s` seconds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVICE_CLASS_FIELD_NUMBER: _builtins.int
+    WINDOW_S_FIELD_NUMBER: _builtins.int
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    WITHIN_TTFT_FIELD_NUMBER: _builtins.int
+    WITHIN_TPOT_FIELD_NUMBER: _builtins.int
+    WITHIN_BOTH_FIELD_NUMBER: _builtins.int
+    service_class: _builtins.str
+    window_s: _builtins.float
+    requests: _builtins.int
+    """Completed or failed, in number."""
+    within_ttft: _builtins.int
+    """Of these, completed within their own objective of TTFT, of TPOT, and of both."""
+    within_tpot: _builtins.int
+    within_both: _builtins.int
+    def __init__(
+        self,
+        *,
+        service_class: _builtins.str = ...,
+        window_s: _builtins.float = ...,
+        requests: _builtins.int = ...,
+        within_ttft: _builtins.int = ...,
+        within_tpot: _builtins.int = ...,
+        within_both: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["requests", b"requests", "service_class", b"service_class", "window_s", b"window_s", "within_both", b"within_both", "within_tpot", b"within_tpot", "within_ttft", b"within_ttft"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ServiceClassStatus: _TypeAlias = ServiceClassStatus  # noqa: Y015
+
+@_typing.final
+class EnergyAccount(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    SERVICE_CLASS_FIELD_NUMBER: _builtins.int
+    VARIANT_FIELD_NUMBER: _builtins.int
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    COMPLETION_TOKENS_FIELD_NUMBER: _builtins.int
+    ENERGY_J_FIELD_NUMBER: _builtins.int
+    GCO2E_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    service_class: _builtins.str
+    variant: _builtins.str
+    requests: _builtins.int
+    prompt_tokens: _builtins.int
+    completion_tokens: _builtins.int
+    energy_j: _builtins.float
+    gco2e: _builtins.float
+    """Of requests for which an intensity was known."""
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        service_class: _builtins.str = ...,
+        variant: _builtins.str = ...,
+        requests: _builtins.int = ...,
+        prompt_tokens: _builtins.int = ...,
+        completion_tokens: _builtins.int = ...,
+        energy_j: _builtins.float = ...,
+        gco2e: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completion_tokens", b"completion_tokens", "energy_j", b"energy_j", "gco2e", b"gco2e", "prompt_tokens", b"prompt_tokens", "requests", b"requests", "service_class", b"service_class", "tenant", b"tenant", "variant", b"variant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EnergyAccount: _TypeAlias = EnergyAccount  # noqa: Y015
+
+@_typing.final
+class RecentDecision(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    AGE_S_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    SERVICE_CLASS_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
+    VARIANT_FIELD_NUMBER: _builtins.int
+    REPLICA_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    CANDIDATES_FIELD_NUMBER: _builtins.int
+    ELIGIBLE_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    age_s: _builtins.float
+    """Since it was made."""
+    model: _builtins.str
+    service_class: _builtins.str
+    policy: _builtins.str
+    variant: _builtins.str
+    replica: _builtins.str
+    reason: _builtins.str
+    candidates: _builtins.int
+    """How many candidates there were, and how many of them could have served it."""
+    eligible: _builtins.int
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        age_s: _builtins.float = ...,
+        model: _builtins.str = ...,
+        service_class: _builtins.str = ...,
+        policy: _builtins.str = ...,
+        variant: _builtins.str = ...,
+        replica: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        candidates: _builtins.int = ...,
+        eligible: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_s", b"age_s", "candidates", b"candidates", "eligible", b"eligible", "model", b"model", "policy", b"policy", "reason", b"reason", "replica", b"replica", "request_id", b"request_id", "service_class", b"service_class", "variant", b"variant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecentDecision: _TypeAlias = RecentDecision  # noqa: Y015
+
+@_typing.final
+class CarbonIntensity(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GCO2E_PER_KWH_FIELD_NUMBER: _builtins.int
+    PUE_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    AGE_S_FIELD_NUMBER: _builtins.int
+    TROUBLE_FIELD_NUMBER: _builtins.int
+    gco2e_per_kwh: _builtins.float
+    """Of a kilowatt hour from the grid."""
+    pue: _builtins.float
+    """Facility power over IT power."""
+    source: _builtins.str
+    """constant, file, electricity_maps, watttime, or the named fallback that stands in."""
+    age_s: _builtins.float
+    trouble: _builtins.str
+    """Why a fallback stands in; empty if nothing is wrong."""
+    def __init__(
+        self,
+        *,
+        gco2e_per_kwh: _builtins.float = ...,
+        pue: _builtins.float = ...,
+        source: _builtins.str = ...,
+        age_s: _builtins.float = ...,
+        trouble: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_s", b"age_s", "gco2e_per_kwh", b"gco2e_per_kwh", "pue", b"pue", "source", b"source", "trouble", b"trouble"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CarbonIntensity: _TypeAlias = CarbonIntensity  # noqa: Y015
 
 @_typing.final
 class Trouble(_message.Message):
@@ -114,6 +305,13 @@ class Replica(_message.Message):
     POWER_W_FIELD_NUMBER: _builtins.int
     ENERGY_J_FIELD_NUMBER: _builtins.int
     LEASES_FIELD_NUMBER: _builtins.int
+    ENERGY_METHOD_FIELD_NUMBER: _builtins.int
+    ENERGY_BOUNDARY_FIELD_NUMBER: _builtins.int
+    IDLE_J_FIELD_NUMBER: _builtins.int
+    RESIDUAL_J_FIELD_NUMBER: _builtins.int
+    DEVICES_FIELD_NUMBER: _builtins.int
+    MAX_BATCH_FIELD_NUMBER: _builtins.int
+    METER_TROUBLE_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     variant: _builtins.str
     replica: _builtins.str
@@ -134,6 +332,22 @@ class Replica(_message.Message):
     energy_j: _builtins.float
     leases: _builtins.int
     """Held by this gateway."""
+    energy_method: _builtins.str
+    """How its energy is known: model, nvml or rapl."""
+    energy_boundary: _builtins.str
+    """What is counted: gpu, cpu or node."""
+    idle_j: _builtins.float
+    """Of energy_j, what belongs to no request."""
+    residual_j: _builtins.float
+    """energy_j less everything that was attributed, idle included; 0 but for rounding."""
+    max_batch: _builtins.int
+    """Most sequences in its batch."""
+    meter_trouble: _builtins.str
+    """What is wrong with its meter; empty if nothing is."""
+    @_builtins.property
+    def devices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Accelerators that it holds, as the meter names them; empty on processors."""
+
     def __init__(
         self,
         *,
@@ -153,10 +367,17 @@ class Replica(_message.Message):
         power_w: _builtins.float = ...,
         energy_j: _builtins.float = ...,
         leases: _builtins.int = ...,
+        energy_method: _builtins.str = ...,
+        energy_boundary: _builtins.str = ...,
+        idle_j: _builtins.float = ...,
+        residual_j: _builtins.float = ...,
+        devices: _abc.Iterable[_builtins.str] | None = ...,
+        max_batch: _builtins.int = ...,
+        meter_trouble: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerator", b"accelerator", "age_s", b"age_s", "decode_tokens_per_s", b"decode_tokens_per_s", "energy_j", b"energy_j", "kv_cache_usage", b"kv_cache_usage", "leases", b"leases", "model", b"model", "node", b"node", "power_w", b"power_w", "prefill_tokens_per_s", b"prefill_tokens_per_s", "replica", b"replica", "running_requests", b"running_requests", "state", b"state", "step_time_s", b"step_time_s", "variant", b"variant", "waiting_requests", b"waiting_requests"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerator", b"accelerator", "age_s", b"age_s", "decode_tokens_per_s", b"decode_tokens_per_s", "devices", b"devices", "energy_boundary", b"energy_boundary", "energy_j", b"energy_j", "energy_method", b"energy_method", "idle_j", b"idle_j", "kv_cache_usage", b"kv_cache_usage", "leases", b"leases", "max_batch", b"max_batch", "meter_trouble", b"meter_trouble", "model", b"model", "node", b"node", "power_w", b"power_w", "prefill_tokens_per_s", b"prefill_tokens_per_s", "replica", b"replica", "residual_j", b"residual_j", "running_requests", b"running_requests", "state", b"state", "step_time_s", b"step_time_s", "variant", b"variant", "waiting_requests", b"waiting_requests"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -33,6 +33,7 @@ class GenerateRequest(_message.Message):
     EXPLAIN_FIELD_NUMBER: _builtins.int
     VARIANT_FIELD_NUMBER: _builtins.int
     RESUME_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of a served model, as ListModels gives it."""
     prompt: _builtins.str
@@ -49,6 +50,10 @@ class GenerateRequest(_message.Message):
     """Return the whole decision, with every candidate's score, in `finish`."""
     variant: _builtins.str
     """Serve from this variant only; empty leaves the choice to the scheduler."""
+    tenant: _builtins.str
+    """Whose energy it is, in the books that GetStatus shows; empty is nobody's in particular.
+    At most 64 characters; letters, digits and `._-` alone.
+    """
     @_builtins.property
     def chat(self) -> Global___Chat:
         """A conversation, rendered by the model's own chat template."""
@@ -82,10 +87,11 @@ class GenerateRequest(_message.Message):
         explain: _builtins.bool = ...,
         variant: _builtins.str = ...,
         resume: Global___Resume | None = ...,
+        tenant: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "input", b"input", "objective", b"objective", "prompt", b"prompt", "prompt_token_ids", b"prompt_token_ids", "resume", b"resume", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "explain", b"explain", "input", b"input", "model", b"model", "objective", b"objective", "prompt", b"prompt", "prompt_token_ids", b"prompt_token_ids", "request_id", b"request_id", "resume", b"resume", "sampling", b"sampling", "service_class", b"service_class", "variant", b"variant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "explain", b"explain", "input", b"input", "model", b"model", "objective", b"objective", "prompt", b"prompt", "prompt_token_ids", b"prompt_token_ids", "request_id", b"request_id", "resume", b"resume", "sampling", b"sampling", "service_class", b"service_class", "tenant", b"tenant", "variant", b"variant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["prompt", "chat", "prompt_token_ids"]  # noqa: Y015
     _WhichOneofArgType_input: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
@@ -596,6 +602,9 @@ class Energy(_message.Message):
     DECODE_J_FIELD_NUMBER: _builtins.int
     METHOD_FIELD_NUMBER: _builtins.int
     BOUNDARY_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
+    MEAN_POWER_W_FIELD_NUMBER: _builtins.int
+    GCO2E_FIELD_NUMBER: _builtins.int
     energy_j: _builtins.float
     prefill_j: _builtins.float
     decode_j: _builtins.float
@@ -603,6 +612,16 @@ class Energy(_message.Message):
     """How it was measured: model, nvml or rapl."""
     boundary: _builtins.str
     """What is counted: gpu, cpu or node."""
+    share: _builtins.float
+    """Of what the replica has used between the request's arrival there and its end, idle
+    included; 0 to 1.
+    """
+    mean_power_w: _builtins.float
+    """`energy_j` over the time that the request spent in the replica."""
+    gco2e: _builtins.float
+    """Emissions of it: energy, times the PUE, times the grid's carbon intensity; absent
+    where no intensity is known.
+    """
     def __init__(
         self,
         *,
@@ -611,12 +630,17 @@ class Energy(_message.Message):
         decode_j: _builtins.float = ...,
         method: _builtins.str = ...,
         boundary: _builtins.str = ...,
+        share: _builtins.float = ...,
+        mean_power_w: _builtins.float = ...,
+        gco2e: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_gco2e", b"_gco2e", "gco2e", b"gco2e"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["boundary", b"boundary", "decode_j", b"decode_j", "energy_j", b"energy_j", "method", b"method", "prefill_j", b"prefill_j"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_gco2e", b"_gco2e", "boundary", b"boundary", "decode_j", b"decode_j", "energy_j", b"energy_j", "gco2e", b"gco2e", "mean_power_w", b"mean_power_w", "method", b"method", "prefill_j", b"prefill_j", "share", b"share"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__gco2e: _TypeAlias = _typing.Literal["gco2e"]  # noqa: Y015
+    _WhichOneofArgType__gco2e: _TypeAlias = _typing.Literal["_gco2e", b"_gco2e"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__gco2e) -> _WhichOneofReturnType__gco2e | None: ...
 
 Global___Energy: _TypeAlias = Energy  # noqa: Y015
 
