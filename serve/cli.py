@@ -79,9 +79,13 @@ def main() -> None:
 
 @cache
 def whole_app() -> typer.Typer:
-    """Add to this room's commands those that others announce, for it may not import them."""
+    """Add what other rooms announce, commands and groups of them: this one may not import those."""
     for entry in entry_points(group=COMMANDS):
-        app.command(entry.name)(entry.load())
+        loaded = entry.load()
+        if isinstance(loaded, typer.Typer):
+            app.add_typer(loaded, name=entry.name)
+        else:
+            app.command(entry.name)(loaded)
     return app
 
 

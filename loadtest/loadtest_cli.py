@@ -1,0 +1,23 @@
+"""The command group `jouleserve loadtest`, also by `python -m loadtest.loadtest_cli`.
+
+Its own module because those who make load and those who read what came of it each keep their
+own commands; here they only get their names.
+"""
+
+from __future__ import annotations
+
+import typer
+
+from loadtest import live_cli
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Put load on a cluster, and read what came of it.",
+)
+app.command("run")(live_cli.run)
+app.command("scenarios")(live_cli.scenarios)
+
+
+if __name__ == "__main__":
+    app()
