@@ -2,7 +2,8 @@
 
     LoadtestError
     ├── TraceError          a trace file, with its line
-    └── DescriptionError    a fleet description, with the place in it
+    ├── DescriptionError    a fleet description, with the place in it
+    └── RunFileError        a file with a run, with what it lacks
 
 Its own module because readers raise these and the command line alone turns them into words.
 """
@@ -36,6 +37,19 @@ class TraceError(LoadtestError):
 
 class DescriptionError(LoadtestError):
     """A fleet description cannot be read, or contradicts itself.
+
+    Attributes:
+        path: of the file.
+
+    """
+
+    def __init__(self, path: Path, fault: str) -> None:
+        super().__init__(f"{path}: {fault}")
+        self.path = path
+
+
+class RunFileError(LoadtestError):
+    """A file holds no run that can be read.
 
     Attributes:
         path: of the file.
