@@ -106,6 +106,13 @@ class ReplicaReport(NamedTuple):
         power_w: recent mean.
         energy_j: since the replica started.
         totals: over its steps, for the fit of its step model.
+        idle_j: of energy_j, what belongs to no request.
+        residual_j: energy_j less everything that was attributed, idle included; 0 unless
+            the books are wrong.
+        energy_method: how energy_j is known: "model", "nvml" or "rapl".
+        energy_boundary: what it counts: "gpu", "cpu" or "node".
+        devices: that its meter reads, as the meter names them; none where it models.
+        meter_trouble: what is wrong with the meter; empty if nothing is.
 
     """
 
@@ -121,6 +128,12 @@ class ReplicaReport(NamedTuple):
     power_w: float = 0.0
     energy_j: float = 0.0
     totals: StepTotals = NO_STEPS
+    idle_j: float = 0.0
+    residual_j: float = 0.0
+    energy_method: str = "model"
+    energy_boundary: str = ""
+    devices: tuple[str, ...] = ()
+    meter_trouble: str = ""
 
 
 class ReplicaView(NamedTuple):

@@ -13,12 +13,14 @@ from scheduler.requests import VariantName
 from serve.link import LinkState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from serve.config import Config
     from serve.config_models import ModelConfig, VariantConfig
     from serve.engines import Engines
     from serve.link import Link
+    from serve.objectives_met import ObjectivesMet
+    from serve.recent_decisions import RecentDecision
     from serve.tally import Tally
     from serve.troubles import Trouble
 
@@ -112,7 +114,32 @@ def _replica(config: Config, engines: Engines, link: Link, now_s: float) -> clus
         power_w=report.power_w,
         energy_j=report.energy_j,
         leases=engines.leases.held(link.replica),
+        energy_method=report.energy_method,
+        energy_boundary=report.energy_boundary,
+        idle_j=report.idle_j,
+        residual_j=report.residual_j,
+        devices=report.devices,
+        max_batch=variant.max_batch,
+        meter_trouble=report.meter_trouble,
     )
+
+
+def service_classes(met: ObjectivesMet, now_s: float) -> Iterator[cluster_pb2.ServiceClassStatus]:
+    """Say what requests have met lately, class by class."""
+    for name, counts in met.within_window(now_s).items():
+        yield cluster_pb2.ServiceClassStatus(
+            service_class=name, window_s=met.window_s, **counts._asdict()
+        )
+
+
+def decisions(
+    newest: Iterable[RecentDecision], now_s: float
+) -> Iterator[cluster_pb2.RecentDecision]:
+    """Say what was decided, and how long ago."""
+    for each in newest:
+        fields = each._asdict()
+        made_at_s = fields.pop("made_at_s")
+        yield cluster_pb2.RecentDecision(**fields, age_s=max(0.0, now_s - made_at_s))
 
 
 def _state(engines: Engines, link: Link) -> str:

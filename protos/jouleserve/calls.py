@@ -61,6 +61,7 @@ class GenerateOptions(TypedDict, total=False):
         tpot_s: longest acceptable mean time per token after it; overrides the service class.
         min_quality: least quality of the variant, 1 being the unmodified model; overrides it too.
         variant: serve from this variant only.
+        tenant: whose energy it is, in the books of `status`; letters, digits and `._-`.
         request_id: to find the request again; at most 128 characters.
         explain: return the decision with every candidate's score.
         timeout_s: for the whole reply, however many calls it takes, in place of the client's.
@@ -88,6 +89,7 @@ class GenerateOptions(TypedDict, total=False):
     tpot_s: float | None
     min_quality: float | None
     variant: str | None
+    tenant: str | None
     request_id: str | None
     explain: bool | None
     timeout_s: float | None
@@ -95,7 +97,7 @@ class GenerateOptions(TypedDict, total=False):
 
 _SAMPLING = frozenset(pb.Sampling.DESCRIPTOR.fields_by_name)
 _OBJECTIVE = frozenset(pb.Objective.DESCRIPTOR.fields_by_name)
-_REQUEST = frozenset({"service_class", "variant", "request_id", "explain"})
+_REQUEST = frozenset({"service_class", "variant", "tenant", "request_id", "explain"})
 
 
 def request(model: str, prompt: str | None, options: GenerateOptions) -> pb.GenerateRequest:

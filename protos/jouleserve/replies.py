@@ -82,6 +82,10 @@ class Energy:
         decode_j: of that, for its share of the decode steps.
         method: how it was measured: model, nvml or rapl.
         boundary: what is counted: gpu, cpu or node.
+        share: of what the replica used between the request's arrival there and its end, idle
+            included; 0 to 1.
+        mean_power_w: `energy_j` over the time that the request spent in the replica.
+        gco2e: emissions of it, in grams; None where no carbon intensity is known.
 
     """
 
@@ -90,6 +94,9 @@ class Energy:
     decode_j: float
     method: str
     boundary: str
+    share: float = 0.0
+    mean_power_w: float = 0.0
+    gco2e: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,6 +290,13 @@ class Replica:
         power_w: recent mean.
         energy_j: since it started.
         leases: held by this gateway.
+        energy_method: how its energy is known: model, nvml or rapl.
+        energy_boundary: what is counted: gpu, cpu or node.
+        idle_j: of energy_j, what belongs to no request.
+        residual_j: energy_j less everything that was attributed; 0 unless the books are wrong.
+        devices: that its meter reads; empty where energy is modelled.
+        max_batch: most sequences in its batch.
+        meter_trouble: what is wrong with its meter; empty if nothing is.
 
     """
 
@@ -302,6 +316,13 @@ class Replica:
     power_w: float
     energy_j: float
     leases: int
+    energy_method: str = "model"
+    energy_boundary: str = ""
+    idle_j: float = 0.0
+    residual_j: float = 0.0
+    devices: tuple[str, ...] = ()
+    max_batch: int = 0
+    meter_trouble: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,6 +353,109 @@ class Trouble:
 
 
 @dataclass(frozen=True, slots=True)
+class ServiceClassStatus:
+    """What requests of one service class have met lately, as one gateway saw them.
+
+    Attributes:
+        service_class: its name.
+        window_s: that the counts are of.
+        requests: completed or failed, in number.
+        within_ttft: of these, completed within their own objective of TTFT.
+        within_tpot: the same for TPOT.
+        within_both: the same for both at once.
+
+    """
+
+    service_class: str
+    window_s: float
+    requests: int
+    within_ttft: int
+    within_tpot: int
+    within_both: int
+
+    @property
+    def attainment(self) -> float | None:
+        """Share of requests that met both objectives, 0 to 1; None without requests."""
+        return self.within_both / self.requests if self.requests else None
+
+
+@dataclass(frozen=True, slots=True)
+class RecentDecision:
+    """Where a request went, and why.
+
+    Attributes:
+        request_id: of the request.
+        age_s: since it was made.
+        model: that the request named.
+        service_class: that it belongs to.
+        policy: that decided.
+        variant: chosen.
+        replica: chosen.
+        reason: one line.
+        candidates: replicas that were considered.
+        eligible: of these, that could have served it.
+
+    """
+
+    request_id: str
+    age_s: float
+    model: str
+    service_class: str
+    policy: str
+    variant: str
+    replica: str
+    reason: str
+    candidates: int
+    eligible: int
+
+
+@dataclass(frozen=True, slots=True)
+class EnergyAccount:
+    """Whose joules they were, of requests that ended since the gateway started.
+
+    Attributes:
+        tenant: that the requests named; empty is nobody in particular.
+        service_class: that they belonged to.
+        variant: that served them.
+        requests: in number.
+        prompt_tokens: read.
+        completion_tokens: generated.
+        energy_j: attributed to them.
+        gco2e: emissions, of requests for which an intensity was known.
+
+    """
+
+    tenant: str
+    service_class: str
+    variant: str
+    requests: int
+    prompt_tokens: int
+    completion_tokens: int
+    energy_j: float
+    gco2e: float
+
+
+@dataclass(frozen=True, slots=True)
+class CarbonIntensity:
+    """What a kilowatt hour from the grid emits just now.
+
+    Attributes:
+        gco2e_per_kwh: grams.
+        pue: facility power over IT power.
+        source: constant, file, electricity_maps, watttime, or the fallback that stands in.
+        age_s: of the figure.
+        trouble: why a fallback stands in; empty if nothing is wrong.
+
+    """
+
+    gco2e_per_kwh: float
+    pue: float
+    source: str
+    age_s: float
+    trouble: str
+
+
+@dataclass(frozen=True, slots=True)
 class ClusterStatus:
     """What the cluster is doing, as one gateway sees it.
 
@@ -341,6 +465,10 @@ class ClusterStatus:
         replicas: every one it knows.
         counters: of this gateway.
         troubles: what is wrong while serving goes on.
+        accounts: whose joules they were, as this gateway's books say.
+        carbon: of the grid; None where none is configured.
+        service_classes: what this gateway's requests have met lately.
+        decisions: newest first, as many as were asked for.
 
     """
 
@@ -349,6 +477,10 @@ class ClusterStatus:
     replicas: tuple[Replica, ...]
     counters: Counters
     troubles: tuple[Trouble, ...]
+    accounts: tuple[EnergyAccount, ...] = ()
+    carbon: CarbonIntensity | None = None
+    service_classes: tuple[ServiceClassStatus, ...] = ()
+    decisions: tuple[RecentDecision, ...] = ()
 
 
 # ----------------------------------------------------------------------------------- from the wire
@@ -382,10 +514,15 @@ def finish(message: inference_pb2.Finish) -> Finish:
         Usage,
         message.usage,
         latency=_read(Latency, message.usage.latency),
-        energy=_read(Energy, message.usage.energy),
+        energy=_energy(message.usage.energy),
     )
     decision = _decision(message.decision) if message.HasField("decision") else None
     return _read(Finish, message, usage=usage, decision=decision)
+
+
+def _energy(message: inference_pb2.Energy) -> Energy:
+    gco2e = message.gco2e if message.HasField("gco2e") else None
+    return _read(Energy, message, gco2e=gco2e)
 
 
 def _decision(message: inference_pb2.Decision) -> Decision:
@@ -418,7 +555,13 @@ def status(message: cluster_pb2.GetStatusResponse) -> ClusterStatus:
     return _read(
         ClusterStatus,
         message,
-        replicas=tuple(_read(Replica, replica) for replica in message.replicas),
+        replicas=tuple(
+            _read(Replica, replica, devices=tuple(replica.devices)) for replica in message.replicas
+        ),
         counters=_read(Counters, message.counters),
         troubles=tuple(_read(Trouble, trouble) for trouble in message.troubles),
+        accounts=tuple(_read(EnergyAccount, account) for account in message.accounts),
+        carbon=_read(CarbonIntensity, message.carbon) if message.HasField("carbon") else None,
+        service_classes=tuple(_read(ServiceClassStatus, each) for each in message.service_classes),
+        decisions=tuple(_read(RecentDecision, each) for each in message.decisions),
     )

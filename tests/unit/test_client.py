@@ -484,7 +484,7 @@ OPTIONS: dict[str, Any] = {
     "stop": ["a", "b"], "stop_token_ids": [1, 2], "min_tokens": 1, "presence_penalty": 0.5,
     "frequency_penalty": 0.25, "repetition_penalty": 1.5, "logprobs": 0, "ignore_eos": True,
     "service_class": "batch", "ttft_s": 1.5, "tpot_s": 0.5, "min_quality": 0.0,
-    "variant": "int8", "request_id": "r", "explain": True,
+    "variant": "int8", "request_id": "r", "tenant": "lab", "explain": True,
 }  # fmt: skip
 ELSEWHERE = {"chat", "prompt_token_ids", "timeout_s"}
 
