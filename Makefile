@@ -25,7 +25,7 @@ LOCK := $(BIN)/uv pip compile --quiet pyproject.toml --group dev --python-versio
 	--custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-kube check lint protos protos-check bench images lock clean
+.PHONY: help setup helm-binary demo test test-kube check lint protos protos-check bench images lock clean
 
 help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -36,17 +36,20 @@ setup:  ## make .venv with everything locked for ACCELERATOR; does nothing when 
 demo: setup  ## start two variants of a small model on this machine, ask them, show tokens and joules
 	@$(BIN)/jouleserve demo
 
-test: setup lint  ## every check and every test, the real engine included
+test: setup helm-binary lint  ## every check and every test, the real engine included
 	@echo "==> pytest, fast tests"
 	@$(BIN)/python -m pytest -m "$(FAST)" --numprocesses auto --dist loadfile
 	@echo "==> pytest, the real engine and clusters (minutes)"
 	@$(BIN)/python -m pytest -m "not ($(FAST))"
 
-test-kube: setup  ## the chart with helm, and on a control plane (HELM=binary, KUBE_TESTBED_TOOL=program)
+helm-binary: setup
+	@VENV=$(VENV) bash scripts/helm.sh
+
+test-kube: setup helm-binary  ## the chart with helm, and on a control plane (HELM=binary, KUBE_TESTBED_TOOL=program)
 	@echo "==> pytest, chart and Kubernetes"
 	@$(BIN)/python -m pytest tests/chart tests/kube
 
-check: setup lint  ## every check and the fast tests
+check: setup helm-binary lint  ## every check and the fast tests
 	@echo "==> pytest, fast tests"
 	@$(BIN)/python -m pytest -m "$(FAST)" --numprocesses auto --dist loadfile
 

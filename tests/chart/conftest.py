@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,9 +73,15 @@ class Helm:
         return Rendered(tuple(each for each in yaml.safe_load_all(done.stdout) if each))
 
 
+def helm_program() -> str:
+    """Find the binary that HELM names, of the machine, or beside this Python; skip without."""
+    beside = Path(sys.executable).with_name("helm")
+    program = os.environ.get("HELM") or shutil.which("helm")
+    if program is None and not beside.is_file():
+        pytest.skip("helm is not installed; HELM names its binary")
+    return program or str(beside)
+
+
 @pytest.fixture
 def helm(tmp_path: Path) -> Helm:
-    program = os.environ.get("HELM") or shutil.which("helm")
-    if program is None:
-        pytest.skip("helm is not installed; HELM names its binary")
-    return Helm(program, tmp_path)
+    return Helm(helm_program(), tmp_path)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,6 +14,7 @@ from cluster.nodes import NodesUnknownError
 from serve.config import Config
 from serve.deployment import PLANNER
 from serve.node_provider import kubernetes_settings
+from tests.chart.conftest import helm_program
 from tests.kube.control_plane import RefusedError, eventually
 from tests.kube.operated_cluster import HOLLOW_NODES
 from tests.kube.release import FULL_NAME, LITTLE, NAME, RBAC, Release, older_chart
@@ -71,10 +70,7 @@ def chart(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def release(plane: ControlPlane, chart: Path) -> Iterator[Release]:
     """Give a release that is yet to be installed."""
-    helm = os.environ.get("HELM") or shutil.which("helm")
-    if helm is None:
-        pytest.skip("helm is not installed; HELM names its binary")
-    release = Release(plane, helm, chart)
+    release = Release(plane, helm_program(), chart)
     try:
         yield release
     finally:
