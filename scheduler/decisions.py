@@ -88,6 +88,8 @@ class Decision:
         wake: variant of which a further replica would be worth waking, for all that are
             awake are at their limits; None if not, or if none can be woken.
         predicted: latencies on that replica; None where the policy predicts none.
+        considered: replicas of the model, in number.
+        eligible: of these, that could serve it.
 
     """
 
@@ -100,6 +102,8 @@ class Decision:
     cached_tokens: int = 0
     wake: VariantName | None = None
     predicted: Latencies | None = None
+    considered: int = 0
+    eligible: int = 0
 
 
 @dataclass(frozen=True, slots=True)

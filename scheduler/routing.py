@@ -124,6 +124,8 @@ def route(  # noqa: PLR0913 (four inputs of the decision, three settings)
         cached_tokens=0 if table.cached_tokens is None else int(table.cached_tokens[row]),
         wake=_wake_further(case, fleet, eligible, scores),
         predicted=_predicted(scores, row),
+        considered=len(table.replicas),
+        eligible=int(np.count_nonzero(eligible)),
     )
 
 

@@ -34,6 +34,7 @@ from serve.errors import (
     known_model,
 )
 from serve.placing import Placer
+from serve.recent_decisions import RecentDecisions
 from serve.tally import Tally
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ class Dispatcher:
 
         """
         self.tally = Tally()
+        self.decisions = RecentDecisions()
         self._config = config
         self._engines = engines
         self._placer = Placer(config, engines, policy, rng, traffic, hurry)
@@ -134,6 +136,7 @@ class Dispatcher:
         call = journey.call
         model = known_model(call.model, self._models)
         journey.service_class, objective = self._objective(model, call.wishes)
+        journey.objective = objective
         variant = VariantName(call.wishes.variant) if call.wishes.variant else None
         verdict = admit(
             RequestFacts(
@@ -246,6 +249,7 @@ class Dispatcher:
         except TimeoutError as error:
             raise self._too_late(journey.call) from error
         journey.routed_s = self._clock()
+        self.decisions.made(journey, journey.routed_s)
 
     def _remainder(self, journey: Journey, request: Request) -> Request:
         """Say what is left to do of a request, some tokens of which have come."""

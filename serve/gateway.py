@@ -28,7 +28,7 @@ from scheduler.policies import make_policy
 from scheduler.requests import VariantName
 from serve import catalogue, grpc_api, plan_status, status, troubles
 from serve.api_keys import ApiKeys
-from serve.calls import Call, Outcome
+from serve.calls import Call, Journey, Outcome
 from serve.config import Config
 from serve.dispatcher import Dispatcher
 from serve.engines import Engines
@@ -38,6 +38,7 @@ from serve.handles import RayEngineHandle, RayPlannerHandle
 from serve.http_errors import error_response
 from serve.logs import join_serve_log
 from serve.membership import MEMBERSHIP
+from serve.objectives_met import ObjectivesMet
 from serve.observation import CallObserver
 from serve.plan_link import PlanLink
 from serve.plan_news import GatewayNews, PlanNews
@@ -102,6 +103,8 @@ class Gateway:
         self._traffic = TrafficCounts(self._variants)
         self._planner = None if planner is None else RayPlannerHandle(planner)
         self._plan = None if self._planner is None else self._plan_link(self._planner)
+        self._observer = CallObserver(frozenset(self._frontends))
+        self._met = ObjectivesMet()
         self._dispatcher = Dispatcher(
             self._config,
             self._variants,
@@ -109,7 +112,7 @@ class Gateway:
             make_policy(self._config.scheduler.policy),
             Random(),
             time.monotonic,
-            CallObserver(frozenset(self._frontends)),
+            self._ended,
             self._traffic,
             _nobody_waits if self._plan is None else self._plan.hurry,
         )
@@ -128,6 +131,10 @@ class Gateway:
         telemetry.observe(telemetry.LEASES, lambda: len(self._engines.leases))
         troubles.observe(lambda: self._found)
         logger.info("gateway %s is ready", self._name)
+
+    def _ended(self, journey: Journey) -> None:
+        self._observer(journey)
+        self._met.ended(journey, time.monotonic())
 
     async def _sweep(self) -> None:
         while True:
@@ -226,10 +233,17 @@ class Gateway:
         except JouleserveError as error:
             grpc_api.set_error(grpc_context, error)
             return cluster_pb2.GetStatusResponse()
+        return self._status(request.decisions)
+
+    def _status(self, decisions: int) -> cluster_pb2.GetStatusResponse:
         now_s = time.monotonic()
-        return status.cluster(
+        answer = status.cluster(
             self._config, self._engines, self._dispatcher.tally, self._troubles(), now_s
         )
+        answer.service_classes.extend(status.service_classes(self._met, now_s))
+        newest = self._dispatcher.decisions.newest(decisions)
+        answer.decisions.extend(status.decisions(newest, now_s))
+        return answer
 
     async def GetPlan(
         self, request: cluster_pb2.GetPlanRequest, grpc_context: RayServegRPCContext

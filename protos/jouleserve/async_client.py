@@ -226,10 +226,12 @@ class AsyncClient:
         ask = next(self._inference).ListModels
         return replies.models(await self._ask(ask, inference_pb2.ListModelsRequest()))
 
-    async def status(self) -> replies.ClusterStatus:
-        """Ask what the cluster is doing."""
+    async def status(self, *, decisions: int = 0) -> replies.ClusterStatus:
+        """Ask what the cluster is doing, with up to so many of the newest routing decisions."""
         ask = self._cluster.GetStatus
-        return replies.status(await self._ask(ask, cluster_pb2.GetStatusRequest()))
+        return replies.status(
+            await self._ask(ask, cluster_pb2.GetStatusRequest(decisions=decisions))
+        )
 
     async def plan(self, *, dry_run: bool = False) -> plans.Plan:
         """Ask what is to be awake, and why; with `dry_run`, what would be planned now."""

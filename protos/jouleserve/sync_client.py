@@ -216,10 +216,10 @@ class Client:
         ask = next(self._inference).ListModels
         return replies.models(self._ask(ask, inference_pb2.ListModelsRequest()))
 
-    def status(self) -> replies.ClusterStatus:
-        """Ask what the cluster is doing."""
+    def status(self, *, decisions: int = 0) -> replies.ClusterStatus:
+        """Ask what the cluster is doing, with up to so many of the newest routing decisions."""
         ask = self._cluster.GetStatus
-        return replies.status(self._ask(ask, cluster_pb2.GetStatusRequest()))
+        return replies.status(self._ask(ask, cluster_pb2.GetStatusRequest(decisions=decisions)))
 
     def plan(self, *, dry_run: bool = False) -> plans.Plan:
         """Ask what is to be awake, and why; with `dry_run`, what would be planned now."""
