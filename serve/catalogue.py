@@ -7,12 +7,12 @@ operator wrote, what a checkpoint's files say, and the accelerator catalogue.
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.accelerators import CATALOGUE, Precision
 from scheduler.fleet import Variant
+from scheduler.profiles import limited
 from scheduler.requests import ModelName, VariantName
 from scheduler.steps import AffineSteps, ModelShape, first_principles
 from serve.attribution import Ledger
@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from cluster.accelerators import Accelerator
+    from scheduler.profiles import TableSteps
     from serve.config import Config
-    from serve.config_models import ModelConfig, StepProfile, VariantConfig
+    from serve.config_models import ModelConfig, VariantConfig
 
 _GIB = 1 << 30
 # Share of a GPU's memory that vLLM uses by default, and what of it is neither weights nor KV.
@@ -85,7 +86,7 @@ def _prefix_block_tokens(entry: VariantConfig) -> int:
 
 def predicted_steps(entry: VariantConfig) -> AffineSteps:
     """Predict the steps of a variant from first principles; blocks as `variants` does."""
-    return _unlimited_steps(entry.model_copy(update={"profile": None}), _checkpoint(entry))
+    return _estimated_steps(entry, _checkpoint(entry))
 
 
 def ledger(entry: VariantConfig) -> Ledger:
@@ -106,21 +107,26 @@ def context_power_w(entry: VariantConfig) -> float:
 # ── step models ─────────────────────────────────────────────────────────────
 
 
-def _steps(entry: VariantConfig, checkpoint: dict[str, Any] | None) -> AffineSteps:
+def _steps(entry: VariantConfig, checkpoint: dict[str, Any] | None) -> AffineSteps | TableSteps:
     """Predict steps within the power limit; that they take longer by it, replicas' reports tell."""
     steps = _unlimited_steps(entry, checkpoint)
     if entry.gpu_power_limit_w is None:
         return steps
-    limit_w = _units(entry) * entry.gpu_power_limit_w
-    prefill_j = min(steps.prefill_j_per_token, limit_w * steps.prefill_s_per_token)
-    return replace(steps, cap_w=min(steps.cap_w, limit_w), prefill_j_per_token=prefill_j)
+    return limited(steps, _units(entry) * entry.gpu_power_limit_w)
 
 
-def _unlimited_steps(entry: VariantConfig, checkpoint: dict[str, Any] | None) -> AffineSteps:
+def _unlimited_steps(
+    entry: VariantConfig, checkpoint: dict[str, Any] | None
+) -> AffineSteps | TableSteps:
     """Take the measured profile; where there is none, first principles."""
+    if entry.profile is None:
+        return _estimated_steps(entry, checkpoint)
+    cap_w = _units(entry) * CATALOGUE[entry.accelerator].tdp_w
+    return entry.profile.steps(lambda: _estimated_steps(entry, checkpoint), cap_w)
+
+
+def _estimated_steps(entry: VariantConfig, checkpoint: dict[str, Any] | None) -> AffineSteps:
     accelerator = CATALOGUE[entry.accelerator]
-    if entry.profile is not None:
-        return _profiled(entry.profile, _units(entry) * accelerator.tdp_w)
     if checkpoint is None:
         return _echo_steps(entry, accelerator)
     facts = accelerator.facts(precision(entry, checkpoint))
@@ -131,18 +137,6 @@ def _units(entry: VariantConfig) -> float:
     """Accelerators of a replica: GPUs, or CPU cores."""
     per_rank = entry.cpus_per_replica if CATALOGUE[entry.accelerator].boundary == "cpu" else 1.0
     return entry.ranks * per_rank
-
-
-def _profiled(profile: StepProfile, cap_w: float) -> AffineSteps:
-    return AffineSteps(
-        t0_s=profile.t0_s,
-        t1_s=profile.t1_s,
-        e0_j=profile.e0_j,
-        e1_j=profile.e1_j,
-        prefill_s_per_token=profile.prefill_s_per_token,
-        prefill_j_per_token=profile.prefill_j_per_token,
-        cap_w=cap_w,
-    )
 
 
 def _echo_steps(entry: VariantConfig, accelerator: Accelerator) -> AffineSteps:
@@ -166,7 +160,7 @@ def _echo_steps(entry: VariantConfig, accelerator: Accelerator) -> AffineSteps:
 
 def _checkpoint(entry: VariantConfig) -> dict[str, Any] | None:
     """Read a checkpoint's config.json, with its weights' size added; None for echo."""
-    if entry.checkpoint is None:
+    if entry.checkpoint is None or entry.engine == "echo":
         return None
     source = entry.checkpoint.source
     place = materialize(source)

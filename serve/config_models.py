@@ -13,6 +13,7 @@ from pydantic import Field, JsonValue, StringConstraints
 from cluster.accelerators import CATALOGUE
 from serve.checkpoints import CheckpointSource, InvalidSourceError, Quantization
 from serve.config_section import Fault, Section
+from serve.step_profiles import StepProfile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,25 +62,6 @@ class CheckpointConfig(Section):
             yield Fault("", str(error))
 
 
-class StepProfile(Section):
-    """Measured time and energy of an engine step: t0 + t1·batch seconds, e0 + e1·batch joules."""
-
-    t0_s: Annotated[float, Field(gt=0)]
-    """Seconds of a decode step, whatever its batch."""
-    t1_s: Annotated[float, Field(ge=0)]
-    """Seconds that each sequence adds to a decode step."""
-    e0_j: Annotated[float, Field(ge=0)]
-    """Joules of a decode step, whatever its batch, over all accelerators of the replica."""
-    e1_j: Annotated[float, Field(ge=0)]
-    """Joules that each sequence adds to a decode step."""
-    prefill_s_per_token: Annotated[float, Field(gt=0)]
-    """Seconds to compute one prompt token."""
-    prefill_j_per_token: Annotated[float, Field(ge=0)]
-    """Joules to compute one prompt token."""
-    measured_on: str
-    """Machine, engine version and date of the measurement, for people."""
-
-
 class EchoConfig(Section):
     """How fast the echo engine pretends to be."""
 
@@ -98,7 +80,7 @@ class VariantConfig(Section):
     """What produces the tokens; `llamacpp` serves a GGUF file, `tensorrt` is TensorRT-LLM, each an
     extra of its own; `echo` repeats the prompt and is for tests."""
     checkpoint: CheckpointConfig | None = None
-    """The weights; the echo engine has none."""
+    """The weights. Of the echo engine, the tokenizer alone: with it, it takes and gives text."""
     manifest: str | None = None
     """Name of a variant that `jouleserve variants build` has made: its checkpoint, its quality and
     its profile. One that its gate has refused is served with `up --force` only."""
@@ -211,7 +193,7 @@ UNREAD: dict[str, tuple[str, ...]] = {
         "kv_cache_gib",
         "quantization",
     ),
-    "echo": ("checkpoint", "engine_options", "gpu_power_limit_w", "quantization"),
+    "echo": ("engine_options", "gpu_power_limit_w", "quantization"),
 }
 """By engine, what it has no use for."""
 

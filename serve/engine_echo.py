@@ -22,7 +22,7 @@ from serve.engine import (
 from serve.errors import EngineDeadError, EngineRejectedError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Callable
 
 # Most prompt tokens of one step, as in vLLM: a long prompt must not stop all decoding.
 PREFILL_CHUNK_TOKENS = 2048
@@ -66,13 +66,15 @@ class EchoEngine:
     nothing of a request but its prompt and `max_tokens`, and always ends by length.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (settings, each by its name)
         self,
         decode_step_s: float,
         prefill_tokens_per_s: float,
         max_batch: int,
         max_context_tokens: int,
         observe: StepObserver,
+        *,
+        text: Callable[[int], str] = echo_text,
     ) -> None:
         """Configure the speed; `start` makes it run.
 
@@ -82,6 +84,7 @@ class EchoEngine:
             max_batch: most sequences in a step; others wait, first come first served.
             max_context_tokens: prompt and completion together, of one sequence.
             observe: called after every step.
+            text: of a token; by default its number.
 
         """
         self._decode_step_s = decode_step_s
@@ -89,6 +92,7 @@ class EchoEngine:
         self._max_batch = max_batch
         self._max_context_tokens = max_context_tokens
         self._observe = observe
+        self._text = text
         self._waiting: deque[_Sequence] = deque()
         self._running: list[_Sequence] = []
         self._work = asyncio.Event()
@@ -235,7 +239,7 @@ class EchoEngine:
         if sequence.completion_tokens >= sequence.max_tokens:
             finish = _finish(sequence, now_s)
             self._running.remove(sequence)
-        sequence.deltas.put_nowait(EngineDelta([token_id], echo_text(token_id), None, finish))
+        sequence.deltas.put_nowait(EngineDelta([token_id], self._text(token_id), None, finish))
 
 
 def _finish(sequence: _Sequence, now_s: float) -> EngineFinish:

@@ -19,6 +19,9 @@ from serve.logs import join_serve_log
 from serve.replica import Replica, Telemetry
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from serve.config_models import CheckpointConfig
     from serve.engine import Engine, StepObserver
 
 
@@ -62,10 +65,17 @@ def _observe(books: Telemetry) -> None:
     telemetry.observe(telemetry.POWER_W, lambda: books.latest.power_w)
 
 
+def _token_texts(checkpoint: CheckpointConfig) -> Callable[[int], str]:
+    from serve.checkpoints import materialize
+    from serve.echo_text import token_texts
+
+    return token_texts(materialize(checkpoint.source))
+
+
 def make_engine(variant: VariantConfig, observe: StepObserver) -> Engine:
     """Make the engine that a variant asks for, not started; blocks while weights are fetched."""
     if variant.engine == "echo":
-        from serve.engine_echo import EchoEngine
+        from serve.engine_echo import EchoEngine, echo_text
 
         return EchoEngine(
             variant.echo.decode_step_s,
@@ -73,6 +83,7 @@ def make_engine(variant: VariantConfig, observe: StepObserver) -> Engine:
             variant.max_batch,
             variant.max_context_tokens,
             observe,
+            text=echo_text if variant.checkpoint is None else _token_texts(variant.checkpoint),
         )
     from serve.checkpoints import materialize
 

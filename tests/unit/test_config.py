@@ -94,7 +94,7 @@ CONTRADICTIONS: list[tuple[dict[str, Any], str]] = [
     ({"accelerator": "abacus"}, "accelerator"),
     ({"tensor_parallel_size": 2}, "tensor_parallel_size"),
     ({"pipeline_parallel_size": 2}, "pipeline_parallel_size"),
-    ({"checkpoint": {"hub": "a/b"}}, "checkpoint"),
+    ({"quantization": "fp8"}, "quantization"),
     ({"engine_options": {"seed": 1}}, "engine_options"),
     ({"engine": "vllm", "kv_cache_gib": 1}, "checkpoint"),
     ({"engine": "vllm", "checkpoint": {"hub": "a/b"}}, "kv_cache_gib"),

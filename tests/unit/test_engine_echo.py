@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
+from tokenizers import Tokenizer, decoders, models
 
+from serve.echo_text import token_texts
 from serve.engine import EngineRequest, EngineStep
 from serve.engine_echo import PREFILL_CHUNK_TOKENS, EchoEngine, echo_text
 from serve.errors import EngineDeadError, EngineRejectedError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
+    from pathlib import Path
 
     from serve.engine import EngineDelta
 
@@ -159,3 +163,17 @@ async def test_stopping_ends_streams_with_an_error() -> None:
             await stream
         with pytest.raises(EngineDeadError):
             await engine.check_health()
+
+
+def test_with_a_tokenizer_the_tokens_of_a_text_write_that_text(tmp_path: Path) -> None:
+    words = {"a": 0, "Ġcat": 1, "Ġsat": 2, "<|end|>": 3}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="a"))
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<|end|>"])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+
+    text = token_texts(str(tmp_path))
+
+    assert "".join(map(text, [0, 1, 2, 3])) == "a cat sat<|end|>"
