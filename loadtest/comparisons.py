@@ -26,6 +26,7 @@ from loadtest.outcomes import Status
 from loadtest.planned_autoscaler import Planned, PlannerOptions
 from loadtest.results import Bound, Result, bound_of, measure
 from loadtest.virtual_cluster import VirtualCluster
+from loadtest.virtual_run import VirtualNames, run_of
 from loadtest.workloads import replay, synthesize
 from scheduler.plans import Demand
 
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from loadtest.descriptions import ClusterDescription
     from loadtest.lengths import LengthSource
     from loadtest.records import Loss, RunRecord, Sample
+    from loadtest.run import Run
     from loadtest.traces import Trace
     from loadtest.workloads import Workload
     from scheduler.fleet import Variant
@@ -102,11 +104,20 @@ class Curves(NamedTuple):
 
 
 class CaseRun(NamedTuple):
-    """One run and what became of it."""
+    """One run and what became of it.
+
+    Attributes:
+        case: that was run.
+        result: its measures.
+        curves: for plots.
+        run: every request; only where the experiment keeps them.
+
+    """
 
     case: Case
     result: Result
     curves: Curves
+    run: Run | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +136,7 @@ class Experiment:
         losses: what breaks, and when.
         bounded: compute the bounds.
         rate_at_full_load: requests/s that a load of 1 stands for; None to find it by trial.
+        keeps_requests: leave the whole run in `CaseRun.run`.
 
     """
 
@@ -139,6 +151,7 @@ class Experiment:
     losses: tuple[Loss, ...] = ()
     bounded: bool = True
     rate_at_full_load: float | None = None
+    keeps_requests: bool = False
 
     @property
     def length_source(self) -> LengthSource:
@@ -219,7 +232,15 @@ def run_cases(experiment: Experiment, cases: Sequence[Case]) -> Iterator[CaseRun
         if bound is None and experiment.bounded:
             bound = bound_of(whole, workload, experiment.warmup_s, record)
         result = measure(record, cluster, load, bound)
-        yield CaseRun(case, result, _curves(record))
+        yield CaseRun(case, result, _curves(record), _kept(experiment, cluster, workload, record))
+
+
+def _kept(
+    experiment: Experiment, cluster: ClusterDescription, workload: Workload, record: RunRecord
+) -> Run | None:
+    if not experiment.keeps_requests:
+        return None
+    return run_of(record, cluster, workload, VirtualNames(workload.name))
 
 
 def _run_or_recall(
