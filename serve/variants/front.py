@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from serve.config_models import StepProfile
+    from scheduler.steps import StepModel
+    from serve.step_profiles import StepProfile
     from serve.variants.manifest import Manifest
 
 BASE = "base"
@@ -120,5 +121,17 @@ def choice(points: Iterable[Point], objectives: Objectives) -> Point | None:
 
 
 def _step(profile: StepProfile, batch: int) -> tuple[float, float]:
-    """Give time of a decode step, and joules of each token in it."""
-    return profile.t0_s + profile.t1_s * batch, (profile.e0_j + profile.e1_j * batch) / batch
+    """Give time of a decode step, and joules of each token in it.
+
+    Raises:
+        ValueError: the profile leaves energy to the power model, which is not known here.
+
+    """
+    if not profile.tells_energy:
+        raise ValueError(f"the profile measured on {profile.measured_on} says nothing of energy")
+    steps = profile.steps(predicted=_nothing)
+    return steps.decode_s(batch), steps.decode_j(batch) / batch
+
+
+def _nothing() -> StepModel:
+    raise AssertionError("a profile that tells energy asks for no other")

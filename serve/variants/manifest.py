@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from serve.config_models import StepProfile
 from serve.config_section import Section
+from serve.step_profiles import StepProfile
 from serve.variants.recipe import GateConfig, Recipe
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from serve.variants.timing import profile
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from serve.config_models import StepProfile
+    from serve.step_profiles import StepProfile
     from serve.variants.kit import Bench
     from serve.variants.tuning import Settings
 

@@ -8,28 +8,25 @@ from __future__ import annotations
 from statistics import median
 from typing import TYPE_CHECKING
 
-import numpy as np
-from scipy.optimize import lsq_linear
-
-from serve.config_models import StepProfile
+from scheduler.modelled_energy import StepTime, modelled, modelled_prefill
+from scheduler.profiles import fit_profile
+from serve.step_profiles import StepProfile
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from scheduler.steps import AffineSteps
+    from scheduler.steps import StepModel
 
 LEAST_BATCHES = 2
-# Of the shortest step, what does not depend on the batch.
-LEAST_SHARE = 0.01
 
 
 def profile(
     decode_step_s: Mapping[int, Sequence[float]],
     prefill_s_per_token: float,
-    predicted: AffineSteps,
+    predicted: StepModel,
     measured_on: str,
 ) -> StepProfile:
-    """Fit t0 + t1·batch and e0 + e1·batch, each batch weighed alike.
+    """Fit a profile to the medians of each batch.
 
     Times are measured. Energy is the time that was measured at the power that the model predicts
     for such a step: where no meter is, that is the best there is.
@@ -44,31 +41,9 @@ def profile(
         ValueError: less than two batches were measured.
 
     """
-    times_s = {batch: median(times) for batch, times in decode_step_s.items() if times}
-    if len(times_s) < LEAST_BATCHES:
+    times = [StepTime(batch, median(each)) for batch, each in decode_step_s.items() if each]
+    if len(times) < LEAST_BATCHES:
         raise ValueError(f"steps of {LEAST_BATCHES} batches at least are needed")
-    energies_j = {
-        batch: time_s * predicted.decode_j(batch) / predicted.decode_s(batch)
-        for batch, time_s in times_s.items()
-    }
-    t0_s, t1_s = _line(times_s)
-    e0_j, e1_j = _line(energies_j)
-    prefill_w = predicted.prefill_j_per_token / predicted.prefill_s_per_token
-    return StepProfile(
-        t0_s=t0_s,
-        t1_s=t1_s,
-        e0_j=e0_j,
-        e1_j=e1_j,
-        prefill_s_per_token=prefill_s_per_token,
-        prefill_j_per_token=prefill_s_per_token * prefill_w,
-        measured_on=measured_on,
-    )
-
-
-def _line(values: Mapping[int, float]) -> tuple[float, float]:
-    """Fit a line that begins above zero, for every step does something, and never falls."""
-    batches = np.array(list(values), dtype=float)
-    columns = np.column_stack([np.ones_like(batches), batches])
-    least = LEAST_SHARE * min(values.values())
-    fit = lsq_linear(columns, np.array(list(values.values())), ([least, 0.0], np.inf))
-    return float(fit.x[0]), float(fit.x[1])
+    points = modelled(times, predicted)
+    prefill = modelled_prefill(prefill_s_per_token, predicted)
+    return StepProfile.of(fit_profile(points, prefill), measured_on)

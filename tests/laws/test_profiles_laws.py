@@ -13,7 +13,13 @@ PREFILL = PrefillCost(3e-5, 0.02)
 BATCHES = (1, 8, 16, 32, 64, 128, 256)
 
 points = st.lists(
-    st.builds(StepPoint, st.floats(1, 512), st.floats(1e-3, 1.0), st.floats(1e-1, 1e2)),
+    st.builds(
+        StepPoint,
+        st.floats(1, 512),
+        st.floats(1e-3, 1.0),
+        st.floats(1e-1, 1e2),
+        st.floats(0, 1e6),
+    ),
     min_size=2,
     max_size=12,
     unique_by=lambda point: point.batch,

@@ -1,0 +1,92 @@
+"""Energy of measured steps where no counter was: their time, at the power that a model predicts.
+
+Its own module because what is measured and what is believed must be told apart: whoever puts
+the two together says so by calling this.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple, overload
+
+from scheduler.profiles import PrefillCost, StepPoint, TableSteps, fit_line
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from scheduler.steps import AffineSteps, StepModel
+
+# Tokens of context of a sequence at which powers are compared, none beside.
+PROBE_CONTEXT = 1024
+# Batches at which the energy of a line is asked; a replica's own are among them.
+PROBE_BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+class StepTime(NamedTuple):
+    """A measured step of which nobody knows the energy; see `StepPoint`."""
+
+    batch: float
+    step_s: float
+    context_tokens: float = 0.0
+
+
+def modelled(times: Iterable[StepTime], predicted: StepModel) -> list[StepPoint]:
+    """Give measured steps the energy of their time at the predicted power of such a step."""
+    return [
+        StepPoint(
+            time.batch,
+            time.step_s,
+            time.step_s * _power_w(predicted, time.batch, time.context_tokens),
+            time.context_tokens,
+        )
+        for time in times
+    ]
+
+
+def modelled_prefill(s_per_token: float, predicted: StepModel) -> PrefillCost:
+    """Give the time of a prompt token its energy at the predicted power of prefill."""
+    power_w = predicted.prefill_j(1) / predicted.prefill_s(1)
+    return PrefillCost(s_per_token, s_per_token * power_w)
+
+
+@overload
+def with_modelled_energy(steps: AffineSteps, predicted: StepModel) -> AffineSteps: ...
+@overload
+def with_modelled_energy(steps: TableSteps, predicted: StepModel) -> TableSteps: ...
+def with_modelled_energy(
+    steps: AffineSteps | TableSteps, predicted: StepModel
+) -> AffineSteps | TableSteps:
+    """Put the predicted power in the place of a model's energy; its times stay.
+
+    Args:
+        steps: whose times were measured.
+        predicted: for the same variant.
+
+    """
+    batches = steps.batches if isinstance(steps, TableSteps) else PROBE_BATCHES
+    # Where no context was told apart, its cost is part of the sequences', in time and energy.
+    contexts = (0, PROBE_CONTEXT) if steps.context_s_per_token else (0,)
+    probes = [(batch, batch * context) for batch in batches for context in contexts]
+    times = [StepTime(batch, steps.decode_s(batch, held), held) for batch, held in probes]
+    points = modelled(times, predicted)
+    prefill = modelled_prefill(steps.prefill_s(1), predicted)
+    line = fit_line(points, prefill)
+    if isinstance(steps, TableSteps):
+        bare = [point.step_j for point in points if not point.context_tokens]
+        return replace(
+            steps,
+            step_j=tuple(max(bare[: place + 1]) for place in range(len(bare))),
+            prefill=prefill,
+            context_j_per_token=line.context_j_per_token,
+        )
+    return replace(
+        steps,
+        e0_j=line.e0_j,
+        e1_j=line.e1_j,
+        context_j_per_token=line.context_j_per_token,
+        prefill_j_per_token=prefill.j_per_token,
+    )
+
+
+def _power_w(predicted: StepModel, batch: float, context_tokens: float) -> float:
+    return predicted.decode_j(batch, context_tokens) / predicted.decode_s(batch, context_tokens)
