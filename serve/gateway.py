@@ -23,6 +23,7 @@ from fastapi.responses import JSONResponse, Response
 from grpc_health.v1 import health_pb2
 
 from cluster import telemetry
+from protos.jouleserve import plans, replies
 from protos.jouleserve.v1 import cluster_pb2, inference_pb2
 from scheduler.policies import make_policy
 from scheduler.requests import VariantName
@@ -30,6 +31,9 @@ from serve import catalogue, grpc_api, plan_status, status, troubles
 from serve.api_keys import ApiKeys
 from serve.calls import Call, Journey, Outcome
 from serve.config import Config
+from serve.dashboard.broadcast import Broadcast
+from serve.dashboard.snapshot import DECISIONS, Snapshot
+from serve.dashboard.web import INDEX, Dashboard
 from serve.dispatcher import Dispatcher
 from serve.engines import Engines
 from serve.errors import JouleserveError, UnattainableError, UnauthenticatedError, known_model
@@ -119,6 +123,7 @@ class Gateway:
         self._openai = openai_routes(
             self._frontends, self._dispatcher.serve, self._config.gateway.max_request_bytes
         )
+        self._dashboard = Dashboard(Broadcast(self._snapshot))
         self._engines.follow(
             MEMBERSHIP, {h.deployment_name: VariantName(v) for v, h in engines.items()}
         )
@@ -245,6 +250,16 @@ class Gateway:
         answer.decisions.extend(status.decisions(newest, now_s))
         return answer
 
+    async def _snapshot(self) -> Snapshot:
+        models = status.models(self._config, self._engines.awake())
+        plan = None if self._plan is None else plan_status.response(self._plan.latest)
+        return Snapshot(
+            taken_at_s=time.monotonic(),
+            status=replies.status(self._status(DECISIONS)),
+            plan=None if plan is None else plans.plan(plan),
+            models=replies.models(models),
+        )
+
     async def GetPlan(
         self, request: cluster_pb2.GetPlanRequest, grpc_context: RayServegRPCContext
     ) -> cluster_pb2.GetPlanResponse:
@@ -352,6 +367,21 @@ class Gateway:
             return refusal
         return await self._openai.completion(raw) if self._openai else _no_openai()
 
+    @api.get("/dashboard", include_in_schema=False)
+    async def dashboard(self, raw: Request) -> Response:
+        """The page; it tells nothing, and asks for a key where one is needed."""
+        return self._dashboard.file(INDEX, raw.headers)
+
+    @api.get("/dashboard/events", include_in_schema=False)
+    async def dashboard_events(self, raw: Request) -> Response:
+        """What the page shows, each second."""
+        return self._refused(raw) or self._dashboard.events()
+
+    @api.get("/dashboard/{name}", include_in_schema=False)
+    async def dashboard_file(self, name: str, raw: Request) -> Response:
+        """What the page is made of."""
+        return self._dashboard.file(name, raw.headers)
+
     def _refused(self, raw: Request) -> Response | None:
         """Give the answer to whoever shows no key."""
         try:
@@ -365,6 +395,7 @@ class Gateway:
         for task in self._tasks:
             task.cancel()
         self._engines.close()
+        self._dashboard.close()
         await asyncio.to_thread(self._stop_telemetry)
 
 
