@@ -55,6 +55,7 @@ class Planned:
         name: for reports.
         period_s: between plans.
         plans: all that were made.
+        demands: that the newest was made for.
 
     """
 
@@ -74,6 +75,7 @@ class Planned:
         self.name = options.name
         self.period_s = options.period_s
         self.plans: list[Plan] = []
+        self.demands: dict[str, Demand] = {}
         self._cluster = cluster
         self._options = options
         self._settings = options.settings
@@ -87,6 +89,7 @@ class Planned:
         """Forecast, and plan for it."""
         for name, traffic in seen.traffic.items():
             self._streams[name].observe(traffic, seen.now_s, seen.period_s)
+        self.demands = dict(zip(self._streams, self._demands(seen.now_s), strict=True))
         previous = self.plans[-1] if self.plans else None
         made = plan(
             PlanInput(
@@ -94,7 +97,7 @@ class Planned:
                 variants=seen.variants,
                 groups=self._cluster.groups,
                 placements=self._cluster.placements,
-                demands=self._demands(seen.now_s),
+                demands=tuple(self.demands.values()),
                 settings=self._settings,
             ),
             previous=previous,

@@ -175,6 +175,14 @@ class ReplicaPool:
             nodes_on={group: self.nodes.on(group) for group in self.nodes.nodes},
         )
 
+    def node_of(self, replica: ReplicaId) -> SimulatedNode:
+        """Give the node that a replica is on."""
+        return self._places[replica].node
+
+    def accelerators_of(self, replica: ReplicaId) -> int:
+        """Count the accelerators that a replica holds."""
+        return self._places[replica].placement.accelerators
+
     def requests(self) -> dict[Slot, int]:
         """Count the requests on serving replicas, by slot."""
         return {

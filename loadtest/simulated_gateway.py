@@ -45,6 +45,16 @@ class Fabric(Protocol):
         """Give a replica that takes work; None if it drains or is gone."""
 
 
+class Onlooker(Protocol):
+    """Whoever watches a gateway while it works."""
+
+    def decided(self, gateway: int, source: TraceRequest, decision: Decision) -> None:
+        """Note where a gateway sends a request."""
+
+    def reported(self, replica: SimulatedReplica, report: ReplicaReport) -> None:
+        """Note what a replica has told a gateway."""
+
+
 class Call:
     """A request on its way, as one gateway knows it.
 
@@ -95,8 +105,10 @@ class SimulatedGateway:
         fabric: Fabric,
         numbers: Iterator[int],
         outcomes: Outcomes,
+        onlooker: Onlooker | None = None,
     ) -> None:
         self.index = index
+        self._onlooker = onlooker
         self.in_transit = 0
         self.injected = 0
         self.shed = 0
@@ -140,6 +152,10 @@ class SimulatedGateway:
     def leases(self) -> int:
         """Leases that it holds."""
         return len(self._leases)
+
+    def held(self, replica: ReplicaId) -> int:
+        """Leases that it holds on a replica."""
+        return self._leases.held(replica)
 
     # ── requests ────────────────────────────────────────────────────────────
 
@@ -188,7 +204,7 @@ class SimulatedGateway:
             self._policy,
             self._rng,
             limits=self._settings.limits,
-            reasoned=False,
+            reasoned=self._onlooker is not None,
         )
         if crowded(call.request, verdict, self._facts.variants):
             self.traffic[call.source.service_class].crowded += 1
@@ -197,6 +213,8 @@ class SimulatedGateway:
             return
         call.attempts_left -= 1
         call.decision = verdict
+        if self._onlooker is not None:
+            self._onlooker.decided(self.index, call.source, verdict)
         call.lease = number = next(self._numbers)
         request = call.request
         completion_tokens = math.ceil(request.expected_completion_tokens)
@@ -264,6 +282,8 @@ class SimulatedGateway:
         """Take a report; nothing if the replica has left meanwhile."""
         if not replica.ended:
             self._board.report(replica.replica, replica.variant.name, report)
+            if self._onlooker is not None:
+                self._onlooker.reported(replica, report)
 
     def finished(
         self, replica: SimulatedReplica, sequences: list[Sequence], report: ReplicaReport

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from loadtest.autoscalers import Autoscaler
     from loadtest.descriptions import ClusterDescription
     from loadtest.sequences import Sequence
+    from loadtest.simulated_gateway import Onlooker
     from loadtest.simulated_nodes import NodeEnergy
     from loadtest.simulated_replica import SimulatedReplica
     from loadtest.traces import TraceRequest
@@ -65,6 +66,8 @@ class VirtualCluster:
         beliefs: Mapping[VariantName, Variant] | None = None,
         losses: Many[Loss] = (),
         sample_s: float = 10.0,
+        outcomes: Outcomes | None = None,
+        onlooker: Onlooker | None = None,
     ) -> None:
         """Bring it up with what the autoscaler wants at first.
 
@@ -75,7 +78,9 @@ class VirtualCluster:
             seed: of everything that is left to chance.
             beliefs: what the scheduler thinks of the variants, where it errs.
             losses: what breaks, and when.
-            sample_s: between samples.
+            sample_s: between samples; infinite for none.
+            outcomes: told what becomes of requests; by default they are kept for the record.
+            onlooker: told of decisions and reports; None spares their reasons.
 
         """
         if cluster.gateway.calibrated:
@@ -87,7 +92,7 @@ class VirtualCluster:
         self._autoscaler = autoscaler
         self._seed = seed
         self._rng = random.Random(seed)
-        self._outcomes = Outcomes()
+        self._outcomes = Outcomes() if outcomes is None else outcomes
         self._completed = 0
         numbers = itertools.count(1)
         self._gateways = [
@@ -101,6 +106,7 @@ class VirtualCluster:
                 self,
                 numbers,
                 self._outcomes,
+                onlooker,
             )
             for index in range(cluster.gateway.gateways)
         ]
@@ -184,6 +190,10 @@ class VirtualCluster:
     def leases(self) -> int:
         """Count the leases that gateways hold."""
         return sum(gateway.leases for gateway in self._gateways)
+
+    def held(self, replica: ReplicaId) -> int:
+        """Count the leases that gateways hold on a replica."""
+        return sum(gateway.held(replica) for gateway in self._gateways)
 
     def mark(self) -> Mark:
         """Give the totals at this instant."""

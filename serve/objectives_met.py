@@ -1,87 +1,36 @@
-"""How many requests have lately met their objectives, by service class.
+"""Which of a gateway's calls have lately met their objectives.
 
-Its own module because a promise is kept request by request, each measured by the objectives
-that it came with; averages of latencies over requests cannot tell that.
+Its own module because counting is the scheduler's, and what a call's end says about the service
+is known here alone.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from scheduler.attainment import FAILED, Attainment, Met, completed
+from scheduler.decisions import Latencies
 from serve.errors import JouleserveError
 
 if TYPE_CHECKING:
     from serve.calls import Journey
 
-WINDOW_S = 300.0
-# What is older than the window leaves it in steps of this.
-STEP_S = 5.0
 _TOO_MANY_REQUESTS = 429
 _SERVER_FAULT = 500
 
 
-class Met(NamedTuple):
-    """Requests that have ended.
+class ObjectivesMet(Attainment):
+    """Counts calls over a sliding window.
 
-    Attributes:
-        requests: completed or failed, in number; one that was refused for want of room or of a
-            replica has failed, one that its client gave up or that nobody could ever serve does
-            not count.
-        within_ttft: of these, completed within their own objective of TTFT.
-        within_tpot: the same for TPOT.
-        within_both: the same for both at once.
-
+    One that was refused for want of room or of a replica has failed; one that its client gave
+    up, or that nobody could ever serve, does not count.
     """
-
-    requests: int = 0
-    within_ttft: int = 0
-    within_tpot: int = 0
-    within_both: int = 0
-
-    def plus(self, other: Met) -> Met:
-        """Add another's."""
-        return Met(*(mine + its for mine, its in zip(self, other, strict=True)))
-
-
-class ObjectivesMet:
-    """Counts over a sliding window, in bounded memory.
-
-    Attributes:
-        window_s: that the counts are of.
-
-    """
-
-    def __init__(self, window_s: float = WINDOW_S) -> None:
-        self.window_s = window_s
-        # Newest last: the step that each belongs to, with its counts by class.
-        self._steps: deque[tuple[int, dict[str, Met]]] = deque()
 
     def ended(self, journey: Journey, now_s: float) -> None:
         """Count a call that has ended, if it says anything about the service."""
         met = _judged(journey)
-        if met is None:
-            return
-        step = int(now_s // STEP_S)
-        if not self._steps or self._steps[-1][0] != step:
-            self._steps.append((step, {}))
-            self._forget(now_s)
-        counts, name = self._steps[-1][1], journey.service_class
-        counts[name] = counts.get(name, Met()).plus(met)
-
-    def within_window(self, now_s: float) -> dict[str, Met]:
-        """Give the counts of every class that had any, by its name."""
-        self._forget(now_s)
-        total: dict[str, Met] = {}
-        for _, counts in self._steps:
-            for name, met in counts.items():
-                total[name] = total.get(name, Met()).plus(met)
-        return dict(sorted(total.items()))
-
-    def _forget(self, now_s: float) -> None:
-        """Drop the steps that have ended before the window begins."""
-        while self._steps and (self._steps[0][0] + 1) * STEP_S <= now_s - self.window_s:
-            self._steps.popleft()
+        if met is not None:
+            self.count(journey.service_class, met, now_s)
 
 
 def _judged(journey: Journey) -> Met | None:
@@ -89,11 +38,9 @@ def _judged(journey: Journey) -> Met | None:
     if not journey.service_class or journey.objective is None:
         return None
     if journey.outcome is not None:
-        latency, objective = journey.outcome.latency, journey.objective
-        ttft = latency.ttft_s <= objective.ttft_s
-        tpot = latency.tpot_s <= objective.tpot_s
-        return Met(1, int(ttft), int(tpot), int(ttft and tpot))
-    return Met(1) if _serverside(journey.error) else None
+        latency = journey.outcome.latency
+        return completed(Latencies(latency.ttft_s, latency.tpot_s), journey.objective)
+    return FAILED if _serverside(journey.error) else None
 
 
 def _serverside(error: BaseException | None) -> bool:

@@ -15,11 +15,11 @@ from serve.link import LinkState
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from scheduler.attainment import Attainment
     from serve.config import Config
     from serve.config_models import ModelConfig, VariantConfig
     from serve.engines import Engines
     from serve.link import Link
-    from serve.objectives_met import ObjectivesMet
     from serve.recent_decisions import RecentDecision
     from serve.tally import Tally
     from serve.troubles import Trouble
@@ -124,7 +124,7 @@ def _replica(config: Config, engines: Engines, link: Link, now_s: float) -> clus
     )
 
 
-def service_classes(met: ObjectivesMet, now_s: float) -> Iterator[cluster_pb2.ServiceClassStatus]:
+def service_classes(met: Attainment, now_s: float) -> Iterator[cluster_pb2.ServiceClassStatus]:
     """Say what requests have met lately, class by class."""
     for name, counts in met.within_window(now_s).items():
         yield cluster_pb2.ServiceClassStatus(

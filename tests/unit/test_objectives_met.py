@@ -6,12 +6,13 @@ import asyncio
 
 import pytest
 
+from scheduler.attainment import STEP_S, WINDOW_S, Met
 from scheduler.requests import Objective, ReplicaId, VariantName
 from scheduler.routing import Decision
 from serve.calls import Call, Journey, Latency, Outcome, Wishes
 from serve.engine import EngineFinish
 from serve.errors import BadRequestError, DeadlineError, OverloadedError, UnattainableError
-from serve.objectives_met import STEP_S, WINDOW_S, Met, ObjectivesMet
+from serve.objectives_met import ObjectivesMet
 from tests.gateway_fakes import ENERGY
 
 NOW_S = 10_000.0
