@@ -25,6 +25,8 @@ from serve.config import Config
 from serve.default_config import load_default
 from serve.deployment import serve_config
 from serve.live_view import open_view, print_endpoints
+from serve.profiling import cli as profiling_cli
+from serve.profiling.errors import ProfilingError
 from serve.section_file import ConfigFileError
 from serve.variants import cli as variants_cli
 
@@ -36,6 +38,8 @@ _PIPE_WIDTH = 160
 OUT = Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH)
 ERR = Console(stderr=True, width=None if sys.stderr.isatty() else _PIPE_WIDTH)
 COMMANDS = "jouleserve.commands"
+# What says in one line what to change.
+KNOWN = (ConfigFileError, ClusterError, CheckpointError, JouleserveClientError, ProfilingError)
 _USUAL_ADDRESS = "127.0.0.1:9000"
 _STATUS_TIMEOUT_S = 10.0
 # A proposal waits for the plan that is being made.
@@ -49,6 +53,7 @@ app = typer.Typer(
 config_app = typer.Typer(no_args_is_help=True, help="Look at configurations.")
 app.add_typer(config_app, name="config")
 app.add_typer(variants_cli.app, name="variants")
+app.command("calibrate")(profiling_cli.calibrate)
 
 ConfigOption = Annotated[
     Path | None,
@@ -70,7 +75,7 @@ def main() -> None:
     """Run the command line; what can go wrong becomes one line and exit code 1."""
     try:
         whole_app()()
-    except (ConfigFileError, ClusterError, CheckpointError, JouleserveClientError) as error:
+    except KNOWN as error:
         ERR.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)
     except (KeyboardInterrupt, BrokenPipeError):
@@ -242,6 +247,36 @@ def generate(  # noqa: PLR0913 (options of a command)
         client.generate(model, text if plain else None, **options) as reply,
     ):
         _print_reply(reply, live=stream, as_json=as_json)
+
+
+@app.command()
+def dashboard(  # noqa: PLR0913 (options of a command)
+    address: AddressOption = "",
+    *,
+    fleet: Annotated[
+        Path | None, typer.Option(help="Show a virtual cluster of this description instead.")
+    ] = None,
+    load: Annotated[
+        float, typer.Option(min=0.001, max=2.0, help="Of the virtual cluster; see `virtual`.")
+    ] = 0.4,
+    speed: Annotated[
+        float, typer.Option(min=0.1, max=100.0, help="Of the virtual cluster's clock.")
+    ] = 1.0,
+    host: Annotated[str, typer.Option(help="To serve the page on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8090,
+) -> None:
+    """Serve the dashboard beside a cluster, or for a virtual one; Ctrl-C ends it."""
+    from serve.dashboard.remote import serve_for
+    from serve.dashboard.virtual_process import virtual_cluster
+
+    def ready(port: int) -> None:
+        OUT.print(f"http://{host}:{port}/dashboard", highlight=False)
+
+    if fleet is None:
+        serve_for(_address(address), host, port, ready)
+        return
+    with virtual_cluster(fleet, ["--load", str(load), "--speed", str(speed)]) as target:
+        serve_for(target, host, port, ready)
 
 
 @app.command()
