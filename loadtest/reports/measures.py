@@ -37,6 +37,8 @@ _BACKLOG_SIGMAS = 3.0
 # With fewer, a 99th percentile is nearly the longest.
 _ENOUGH_FOR_P99 = 100
 _ENOUGH_COMPLETED = 0.99
+# Attributed energy may exceed the counters' by this share, for streams are cut at the ends.
+_DISAGREEMENT = 0.05
 
 
 class Window(NamedTuple):
@@ -219,7 +221,7 @@ def _warnings(  # noqa: PLR0913, PLR0917 (whatever may be doubtful)
         )
     if overall.completed < _ENOUGH_COMPLETED * overall.requests:
         yield (
-            f"{overall.requests - overall.completed} of {overall.requests} requests did not"
+            f"{overall.requests - overall.completed:,} of {overall.requests:,} requests did not"
             " complete: their latencies are missing from the percentiles, not from the attainment"
         )
     if overall.completed < _ENOUGH_FOR_P99:
@@ -237,3 +239,8 @@ def _unknowns(run: Run, overall: Group, energy: Energy, counts: Counted) -> Iter
         yield f"energy is what replies say, without idle replicas: {counts.fault}"
     elif energy.source == "none":
         yield f"energy is not known: replies say none, and {counts.fault}"
+    elif energy.unattributed_share < -_DISAGREEMENT:
+        yield (
+            f"replies account for {1 - energy.unattributed_share:.0%} of what the server's"
+            " counters show: attributed and counted joules disagree"
+        )
