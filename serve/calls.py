@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from protos.jouleserve import checksum
 from serve.engine import EngineDelta
 from serve.errors import BadRequestError
+from serve.tracing import UNTRACED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from serve.frames import RequestEnergy
     from serve.plan_news import StreamKey
     from serve.resuming import Resume
+    from serve.tracing import CallTrace
+
+
+Operation: TypeAlias = Literal["chat", "text_completion"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +83,7 @@ class Call:
         arrived_at_s: on the gateway's monotonic clock.
         trace_headers: W3C trace context of the client, if it sent one.
         resume: what earlier calls have delivered whose gateways were lost; None for a new one.
+        operation: what was asked, by OpenTelemetry's name.
 
     """
 
@@ -90,6 +96,7 @@ class Call:
     arrived_at_s: float
     trace_headers: dict[str, str] = field(default_factory=dict)
     resume: Resume | None = None
+    operation: Operation = "text_completion"
 
 
 class OpeningDelta(EngineDelta):
@@ -164,6 +171,7 @@ class Journey:
 
     Attributes:
         call: what the client wants.
+        trace: is told of its stages.
         service_class: that it belongs to.
         stream: that it was counted in; None before that.
         decision: the newest one, be it a lost gateway's; None before the first.
@@ -206,10 +214,12 @@ class Journey:
         "service_class",
         "stream",
         "token_ids",
+        "trace",
     )
 
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: Call, trace: CallTrace = UNTRACED) -> None:
         self.call = call
+        self.trace = trace
         self.service_class = ""
         self.stream: StreamKey | None = None
         self.objective: Objective | None = None

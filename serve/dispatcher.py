@@ -36,6 +36,7 @@ from serve.errors import (
 from serve.placing import Placer
 from serve.recent_decisions import RecentDecisions
 from serve.tally import Tally
+from serve.tracing import nobody
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from serve.config_models import ModelConfig
     from serve.engine import EngineDelta, EngineFinish
     from serve.engines import Attempt, Engines
+    from serve.tracing import Tracer
     from serve.traffic_counts import TrafficCounts
 
 # A lease outlives the deadline by this, so that only a forgotten one expires.
@@ -68,6 +70,7 @@ class Dispatcher:
         observe: Callable[[Journey], None],
         traffic: TrafficCounts,
         hurry: Callable[[], None],
+        trace: Tracer = nobody,
     ) -> None:
         """Serve with these parts.
 
@@ -81,6 +84,7 @@ class Dispatcher:
             observe: told of every call that has ended.
             traffic: counts what comes, for the planner.
             hurry: tells the planner that a call waits for a replica.
+            trace: begins the trace of every call.
 
         """
         self.tally = Tally()
@@ -91,6 +95,7 @@ class Dispatcher:
         self._learner = policy if isinstance(policy, Learner) else None
         self._clock = clock
         self._observe = observe
+        self._trace = trace
         self._traffic = traffic
         self._models = {model.name: model for model in config.models}
         self._facts = {
@@ -109,7 +114,7 @@ class Dispatcher:
             JouleserveError: it was refused, or it failed after what was yielded.
 
         """
-        journey = Journey(call)
+        journey = Journey(call, self._trace(call))
         try:
             with self.tally.refusing():
                 request = self._admit(journey)
@@ -127,6 +132,7 @@ class Dispatcher:
             raise
         finally:
             self._traffic.ended(journey)
+            journey.trace.ended(journey, self._clock())
             self._observe(journey)
 
     # ── admit ───────────────────────────────────────────────────────────────
@@ -231,6 +237,7 @@ class Dispatcher:
             except ReplicaLostError as error:
                 # Its link may not have noticed yet; the books would still recommend it.
                 journey.lost(attempt.lease.replica, attempt.replica, accepted=attempt.accepted)
+                journey.trace.left(attempt.replica, error, self._clock())
                 resuming.allow_another(journey, error, self._config.gateway.max_resumes)
             finally:
                 alarm.cancel()
@@ -242,13 +249,16 @@ class Dispatcher:
 
     async def _place(self, journey: Journey, request: Request) -> None:
         """Choose a replica, within the time that the call has."""
-        limit_s = max(0.0, self._deadline_s(journey.call) - self._clock())
+        now_s = self._clock()
+        journey.trace.routes(now_s)
+        limit_s = max(0.0, self._deadline_s(journey.call) - now_s)
         try:
             async with asyncio.timeout(limit_s):
                 journey.decision = await self._placer.place(journey, request)
         except TimeoutError as error:
             raise self._too_late(journey.call) from error
         journey.routed_s = self._clock()
+        journey.trace.routed(journey.decision, journey.routed_s)
         self.decisions.made(journey, journey.routed_s)
 
     def _remainder(self, journey: Journey, request: Request) -> Request:
@@ -285,7 +295,7 @@ class Dispatcher:
             prompt_token_ids=call.prompt_token_ids,
             max_tokens=request.max_tokens,
             sampling=call.sampling(request.max_tokens),
-            trace_headers=call.trace_headers,
+            trace_headers=journey.trace.begins(journey, self._clock()),
             cached_tokens=decision.cached_tokens,
             replayed_token_ids=list(journey.token_ids),
         )

@@ -23,6 +23,8 @@ from fastapi.responses import JSONResponse, Response
 from grpc_health.v1 import health_pb2
 
 from cluster import telemetry
+from cluster.telemetry_attributes import GATEWAY
+from cluster.telemetry_metrics import LEASES, observe
 from protos.jouleserve import plans, replies
 from protos.jouleserve.v1 import cluster_pb2, inference_pb2
 from scheduler.policies import make_policy
@@ -43,7 +45,7 @@ from serve.http_errors import error_response
 from serve.logs import join_serve_log
 from serve.membership import MEMBERSHIP
 from serve.objectives_met import ObjectivesMet
-from serve.observation import CallObserver
+from serve.observation import observer, tracer
 from serve.plan_link import PlanLink
 from serve.plan_news import GatewayNews, PlanNews
 from serve.traffic_counts import TrafficCounts
@@ -93,7 +95,7 @@ class Gateway:
         join_serve_log()
         self._config = Config.model_validate(config)
         self._name = f"gateway-{uuid.uuid4().hex[:8]}"
-        self._stop_telemetry = telemetry.configure("jouleserve-gateway", gateway=self._name)
+        self._exports = telemetry.configure("jouleserve-gateway", gateway=self._name)
         keys = self._config.gateway.api_keys_file
         self._keys = ApiKeys(None if keys is None else Path(keys))
         self._frontends = await asyncio.to_thread(load_frontends, self._config)
@@ -107,7 +109,8 @@ class Gateway:
         self._traffic = TrafficCounts(self._variants)
         self._planner = None if planner is None else RayPlannerHandle(planner)
         self._plan = None if self._planner is None else self._plan_link(self._planner)
-        self._observer = CallObserver(frozenset(self._frontends))
+        models = frozenset(self._frontends)
+        self._observer = observer(self._exports, models)
         self._met = ObjectivesMet()
         self._dispatcher = Dispatcher(
             self._config,
@@ -119,6 +122,7 @@ class Gateway:
             self._ended,
             self._traffic,
             _nobody_waits if self._plan is None else self._plan.hurry,
+            tracer(self._exports, models),
         )
         self._openai = openai_routes(
             self._frontends, self._dispatcher.serve, self._config.gateway.max_request_bytes
@@ -133,12 +137,13 @@ class Gateway:
         # For metrics, which another thread reads; the planner exports what it finds itself.
         self._found: tuple[Trouble, ...] = ()
         self._news_numbers = itertools.count()
-        telemetry.observe(telemetry.LEASES, lambda: len(self._engines.leases))
+        observe(LEASES, lambda: len(self._engines.leases), {GATEWAY: self._name})
         troubles.observe(lambda: self._found)
         logger.info("gateway %s is ready", self._name)
 
     def _ended(self, journey: Journey) -> None:
-        self._observer(journey)
+        if self._observer is not None:
+            self._observer(journey)
         self._met.ended(journey, time.monotonic())
 
     async def _sweep(self) -> None:
@@ -216,6 +221,7 @@ class Gateway:
             arrived_at_s=arrived_at_s,
             trace_headers=grpc_api.trace_headers(metadata),
             resume=grpc_api.resume(request),
+            operation="chat" if request.HasField("chat") else "text_completion",
         )
 
     async def ListModels(
@@ -396,7 +402,7 @@ class Gateway:
             task.cancel()
         self._engines.close()
         self._dashboard.close()
-        await asyncio.to_thread(self._stop_telemetry)
+        await asyncio.to_thread(self._exports.shutdown)
 
 
 def _nobody_waits() -> None:

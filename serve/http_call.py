@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from serve.calls import Outcome, Wishes, checked_wishes
+from serve.calls import Operation, Outcome, Wishes, checked_wishes
 from serve.errors import BadRequestError, JouleserveError
 
 
@@ -36,6 +36,7 @@ class HttpCall:
         wishes: how the client wants to be served.
         arrived_at_s: on the gateway's monotonic clock.
         trace_headers: W3C trace context of the client.
+        operation: what was asked, by OpenTelemetry's name.
         outcomes: of the generations that have ended, one for each prompt and choice.
         error: what ended one of them badly.
 
@@ -44,6 +45,7 @@ class HttpCall:
     wishes: Wishes
     arrived_at_s: float
     trace_headers: dict[str, str]
+    operation: Operation
     outcomes: list[Outcome] = field(default_factory=list)
     error: JouleserveError | None = None
 

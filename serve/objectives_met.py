@@ -28,22 +28,22 @@ class ObjectivesMet(Attainment):
 
     def ended(self, journey: Journey, now_s: float) -> None:
         """Count a call that has ended, if it says anything about the service."""
-        met = _judged(journey)
+        met = judged(journey)
         if met is not None:
             self.count(journey.service_class, met, now_s)
 
 
-def _judged(journey: Journey) -> Met | None:
+def judged(journey: Journey) -> Met | None:
     """Measure a call by its objectives; None if it says nothing about the service."""
     if not journey.service_class or journey.objective is None:
         return None
     if journey.outcome is not None:
         latency = journey.outcome.latency
         return completed(Latencies(latency.ttft_s, latency.tpot_s), journey.objective)
-    return FAILED if _serverside(journey.error) else None
+    return FAILED if serverside(journey.error) else None
 
 
-def _serverside(error: BaseException | None) -> bool:
+def serverside(error: BaseException | None) -> bool:
     """Whether an error is the service's, not the request's nor its client's."""
     if isinstance(error, JouleserveError):
         return error.http_status == _TOO_MANY_REQUESTS or error.http_status >= _SERVER_FAULT

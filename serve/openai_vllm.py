@@ -35,6 +35,7 @@ from serve.routed_engine_vllm import RoutedEngine
 if TYPE_CHECKING:
     from fastapi import Request
 
+    from serve.calls import Operation
     from serve.frontend_vllm import VllmFrontend
     from serve.routed_engine_vllm import Dispatch
 
@@ -78,7 +79,8 @@ class OpenAIRoutes:
         arrived_at_s = time.monotonic()
         try:
             body = await _body(raw, self._max_request_bytes)
-            http = HttpCall(take_wishes(body), arrived_at_s, _trace_headers(raw))
+            operation: Operation = "chat" if kind is ChatCompletionRequest else "text_completion"
+            http = HttpCall(take_wishes(body), arrived_at_s, _trace_headers(raw), operation)
             request = _parsed(kind, body)
             serving = known_model(request.model, self._layers)[layer]
             CURRENT.set(http)

@@ -101,7 +101,7 @@ class Placer:
             limits=self._limits,
             # One that was lost may be back under its name by the time that it is asked again.
             avoid=frozenset() if again else journey.failed,
-            explain=journey.call.wishes.explain,
+            explain=journey.call.wishes.explain or journey.trace.recording,
         )
 
     def _worth_waiting(self, journey: Journey, request: Request, verdict: NoReplica) -> bool:

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cluster import telemetry
-from cluster.telemetry import Gauge
+from cluster.telemetry_attributes import GROUP, STATE, VARIANT
+from cluster.telemetry_metrics import Gauge, observe_all
 from serve import troubles
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from cluster.telemetry import Reading
+    from cluster.telemetry_metrics import Reading
     from serve.plan_news import Planned, PlanNews
 
 PREDICTED_W = Gauge("jouleserve.plan.predicted_w", "W", "Mean power of the plan, by the model")
@@ -25,9 +25,6 @@ NODES = Gauge("jouleserve.plan.nodes", "{node}", "Nodes by group and state")
 SAVING = Gauge(
     "jouleserve.plan.candidate_saving", "1", "Share of power that a candidate promises, by phase"
 )
-
-GROUP = "jouleserve.node_group"
-STATE = "jouleserve.state"
 
 
 def observe_plan(read: Callable[[], PlanNews]) -> None:
@@ -41,12 +38,12 @@ def observe_plan(read: Callable[[], PlanNews]) -> None:
 
         return readings
 
-    telemetry.observe_all(PREDICTED_W, planned(lambda each: iter([(each.plan.predicted_w, {})])))
-    telemetry.observe_all(BOUND_W, planned(lambda each: iter([(each.plan.bound_w, {})])))
-    telemetry.observe_all(REPLICAS, planned(_replicas))
-    telemetry.observe_all(NODES, planned(_nodes))
-    telemetry.observe_all(SAVING, lambda: _savings(read()))
-    telemetry.observe_all(AGE_S, lambda: _age(read()))
+    observe_all(PREDICTED_W, planned(lambda each: iter([(each.plan.predicted_w, {})])))
+    observe_all(BOUND_W, planned(lambda each: iter([(each.plan.bound_w, {})])))
+    observe_all(REPLICAS, planned(_replicas))
+    observe_all(NODES, planned(_nodes))
+    observe_all(SAVING, lambda: _savings(read()))
+    observe_all(AGE_S, lambda: _age(read()))
     troubles.observe(lambda: read().troubles)
 
 
@@ -57,12 +54,12 @@ def _age(news: PlanNews) -> Iterator[Reading]:
 
 def _savings(news: PlanNews) -> Iterator[Reading]:
     for name, case in news.candidates.items():
-        yield case.promised, {telemetry.VARIANT: name, STATE: case.phase.value}
+        yield case.promised, {VARIANT: name, STATE: case.phase.value}
 
 
 def _replicas(planned: Planned) -> Iterator[Reading]:
     for slot, state in planned.slots.items():
-        where = {telemetry.VARIANT: slot.variant, GROUP: slot.group}
+        where = {VARIANT: slot.variant, GROUP: slot.group}
         for name in ("wanted", "awake", "starting", "draining"):
             yield getattr(state, name), {**where, STATE: name}
 

@@ -60,7 +60,7 @@ class PlannerDeployment:
         self._latest = PlanNews()
         self._solving = asyncio.Lock()
         self._loop_task: asyncio.Task[None] | None = None
-        self._stop_telemetry = telemetry.configure("jouleserve-planner")
+        self._exports = telemetry.configure("jouleserve-planner")
 
     async def reconfigure(self, config: dict[str, Any]) -> None:
         """Take a configuration, the first or another one."""
@@ -113,7 +113,7 @@ class PlannerDeployment:
             self._loop_task.cancel()
         if self._nodes is not None:
             await asyncio.to_thread(self._nodes.close)
-        await asyncio.to_thread(self._stop_telemetry)
+        await asyncio.to_thread(self._exports.shutdown)
 
     # ── loop ────────────────────────────────────────────────────────────────
 

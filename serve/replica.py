@@ -15,6 +15,7 @@ from protos.jouleserve import checksum
 from serve.errors import EngineFailedError, JouleserveError
 from serve.frames import Frame, RequestEnergy
 from serve.outbox import Outbox
+from serve.tracing import nobody_here
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
         EngineStep,
     )
     from serve.load import LoadMeter
+    from serve.tracing import EngineTrace, EngineTracer
 
 logger = logging.getLogger("jouleserve.serve")
 
@@ -131,7 +133,12 @@ class Replica:
     """Serves requests from an engine; gateways read the outcome as frames."""
 
     def __init__(
-        self, name: str, engine: Engine, telemetry: Telemetry, report_period_s: float
+        self,
+        name: str,
+        engine: Engine,
+        telemetry: Telemetry,
+        report_period_s: float,
+        trace: EngineTracer = nobody_here,
     ) -> None:
         """Put the parts together; the engine must have been started.
 
@@ -140,9 +147,11 @@ class Replica:
             engine: calls `telemetry.observe` after every step.
             telemetry: load and energy of this replica.
             report_period_s: longest silence towards a gateway.
+            trace: begins the trace of every request.
 
         """
         self.name = name
+        self._trace = trace
         self._engine = engine
         self._telemetry = telemetry
         self._report_period_s = report_period_s
@@ -204,8 +213,9 @@ class Replica:
         task = cast("asyncio.Task[Any]", asyncio.current_task())
         peer.calls.add(task)
         try:
-            call = _Call(f"{gateway}/{stream}", stream, peer.outbox, self._telemetry)
-            return await call.run(self._engine, request)
+            trace = self._trace(request)
+            call = _Call(f"{gateway}/{stream}", stream, peer.outbox, self._telemetry, trace)
+            return await call.run(self._engine, trace.request(request))
         finally:
             peer.calls.discard(task)
 
@@ -274,8 +284,11 @@ class Replica:
 class _Call:
     """One request on its way through the engine, and all the books that it is in."""
 
-    def __init__(self, name: str, stream: int, outbox: Outbox, telemetry: Telemetry) -> None:
+    def __init__(
+        self, name: str, stream: int, outbox: Outbox, telemetry: Telemetry, trace: EngineTrace
+    ) -> None:
         self._name = name
+        self._trace = trace
         self._stream = stream
         self._outbox = outbox
         self._load = telemetry.load
@@ -299,6 +312,7 @@ class _Call:
             self._load.finished(self._name)
             self._ledger.drop(self._name)
             self._outbox.drop(self._stream)
+            self._trace.ended(self._emitted_tokens)
         return self._emitted_tokens
 
     async def _relay(self, engine: Engine, request: EngineRequest) -> None:
@@ -314,6 +328,7 @@ class _Call:
                     finish = delta.finish._replace(
                         completion_crc32=self._crc32, cached_tokens=cached_tokens
                     )
+                    self._trace.finished(finish, energy)
                     self._outbox.put(self._stream, delta._replace(finish=finish), energy)
 
     def _count(self, token_ids: list[int]) -> None:
@@ -329,5 +344,6 @@ class _Call:
         return self._ledger.settle(self._name, finish.cached_tokens, self._emitted_tokens)
 
     def _fail(self, error: JouleserveError) -> None:
+        self._trace.failed(error)
         self._load.finished(self._name)
         self._outbox.fail(self._stream, (type(error).__name__, str(error)))

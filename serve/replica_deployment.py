@@ -12,14 +12,17 @@ from typing import TYPE_CHECKING, Any
 from ray import serve as ray_serve
 
 from cluster import telemetry
+from cluster import telemetry_metrics as measures
+from cluster.telemetry_attributes import REPLICA, VARIANT
 from serve import catalogue
 from serve.config_models import VariantConfig
 from serve.load import LoadMeter
 from serve.logs import join_serve_log
+from serve.observation import engine_tracer
 from serve.replica import Replica, Telemetry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from serve.config_models import CheckpointConfig
     from serve.engine import Engine, StepObserver
@@ -45,24 +48,24 @@ class ReplicaDeployment(Replica):
         engine = await asyncio.to_thread(make_engine, config, books.observe)
         await engine.start()
         name = ray_serve.get_replica_context().replica_id.unique_id
-        super().__init__(name, engine, books, report_period_s)
-        self._stop_telemetry = telemetry.configure(
-            "jouleserve-replica", variant=config.name, replica=name
-        )
-        _observe(books)
+        self._exports = telemetry.configure("jouleserve-replica", variant=config.name, replica=name)
+        trace = engine_tracer(self._exports, config.name)
+        super().__init__(name, engine, books, report_period_s, trace)
+        _observe(books, {VARIANT: config.name, REPLICA: name})
 
     async def __del__(self) -> None:
         """End the engine; Ray Serve awaits this when the replica has drained."""
         await self.stop()
-        await asyncio.to_thread(self._stop_telemetry)
+        await asyncio.to_thread(self._exports.shutdown)
 
 
-def _observe(books: Telemetry) -> None:
+def _observe(books: Telemetry, whose: Mapping[str, str]) -> None:
     """Have the newest report read whenever metrics are exported, in the exporter's thread."""
-    telemetry.observe(telemetry.RUNNING_REQUESTS, lambda: books.latest.running_requests)
-    telemetry.observe(telemetry.WAITING_REQUESTS, lambda: books.latest.waiting_requests)
-    telemetry.observe(telemetry.KV_CACHE_USAGE, lambda: books.latest.kv_cache_usage)
-    telemetry.observe(telemetry.POWER_W, lambda: books.latest.power_w)
+    measures.observe(measures.RUNNING_REQUESTS, lambda: books.latest.running_requests, whose)
+    measures.observe(measures.WAITING_REQUESTS, lambda: books.latest.waiting_requests, whose)
+    measures.observe(measures.KV_CACHE_USAGE, lambda: books.latest.kv_cache_usage, whose)
+    measures.observe(measures.POWER_W, lambda: books.latest.power_w, whose)
+    measures.observe(measures.REPLICA_ENERGY_J, lambda: books.latest.energy_j, whose)
 
 
 def _token_texts(checkpoint: CheckpointConfig) -> Callable[[int], str]:

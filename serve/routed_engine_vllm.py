@@ -135,6 +135,7 @@ class _Generation:
             wishes=self._http.wishes,
             arrived_at_s=self._http.arrived_at_s,
             trace_headers=self._http.trace_headers,
+            operation=self._http.operation,
         )
 
     def _output(self, deltas: Mapping[int, EngineDelta], *, finished: bool) -> RequestOutput:

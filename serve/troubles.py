@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from cluster import telemetry
+from cluster.telemetry_attributes import REASON, SUBJECT
+from cluster.telemetry_metrics import Gauge, observe_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -16,8 +17,7 @@ if TYPE_CHECKING:
     from serve.plan_news import Planned
 
 
-TROUBLE = telemetry.Gauge("jouleserve.trouble", "{trouble}", "1 while something is wrong")
-SUBJECT = "jouleserve.subject"
+TROUBLE = Gauge("jouleserve.trouble", "{trouble}", "1 while something is wrong")
 
 # Parts of Jouleserve that a trouble may concern.
 PLAN = "plan"
@@ -66,7 +66,7 @@ RESTING = Trouble(
 
 def observe(read: Callable[[], Iterable[Trouble]]) -> None:
     """Export each trouble as a one with its reason; one that is over is not there any more."""
-    telemetry.observe_all(
+    observe_all(
         TROUBLE,
-        lambda: [(1, {SUBJECT: each.subject, telemetry.REASON: each.reason}) for each in read()],
+        lambda: [(1, {SUBJECT: each.subject, REASON: each.reason}) for each in read()],
     )

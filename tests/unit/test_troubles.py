@@ -11,7 +11,7 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from rich.console import Console
 
-from cluster import telemetry
+from cluster import telemetry_metrics
 from protos.jouleserve import replies
 from scheduler.adaptation import Case, Phase
 from scheduler.plans import Demand, NodeGroupName, Plan, Slot
@@ -88,7 +88,7 @@ async def test_status_says_what_is_wrong_in_a_line_each() -> None:
 def reader(monkeypatch: pytest.MonkeyPatch) -> InMemoryMetricReader:
     reader = InMemoryMetricReader()
     meter = MeterProvider([reader]).get_meter("test")
-    monkeypatch.setattr(telemetry, "meter", lambda _: meter)
+    monkeypatch.setattr(telemetry_metrics, "meter", lambda _: meter)
     return reader
 
 
