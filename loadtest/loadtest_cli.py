@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import typer
 
-from loadtest import live_cli
+from loadtest import live_cli, report_cli
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -17,6 +17,7 @@ app = typer.Typer(
 )
 app.command("run")(live_cli.run)
 app.command("scenarios")(live_cli.scenarios)
+app.command("report")(report_cli.report)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from loadtest.errors import RunFileError
+from loadtest.reports import gaps
 from loadtest.run import Requests, Run, RunClass, ServerSample
 from loadtest.run_records import FORMAT, RunRecord
 from scheduler.requests import Objective
@@ -204,6 +205,11 @@ def _contradictions(record: RunRecord) -> Iterator[str]:
         yield "samples are not in the order of their time"
     if record.steady_end_s < record.steady_begin_s:
         yield "steady_end_s lies before steady_begin_s"
+    for name, histogram in record.itl.items():
+        try:
+            gaps.distribution([histogram])
+        except gaps.GapsError as error:
+            yield f"itl.{name}: {error}"
 
 
 def _words(error: ValidationError) -> str:

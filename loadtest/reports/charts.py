@@ -120,8 +120,8 @@ class Axis:
         return powers if high - low > 2 else [m * each for each in powers for m in (1, 2, 5)]  # noqa: PLR2004
 
 
-# Shares that the stretched axis names, at equal distances.
-_NINES = (0.0, 0.9, 0.99, 0.999, 0.9999)
+# Shares that the stretched axis names.
+_NINES = (0.0, 0.5, 0.9, 0.99, 0.999, 0.9999)
 
 
 def figure(chart: Chart) -> str:
@@ -168,19 +168,19 @@ def _axes(chart: Chart, series: Sequence[Series]) -> tuple[Axis, Axis]:
     low, high = float(xs.min()), float(xs.max())
     if chart.log_x:
         high = high * 1.05 if high > low else low * 10
-    elif high <= low:
-        high = low + 1
+    else:
+        low, high = min(low, 0.0), max(high, low + 1)
     x = Axis(low, high, _LEFT, WIDTH - _RIGHT, chart.log_x)
     bottom, top = HEIGHT - _BOTTOM, _TOP
     if chart.nines:
-        return x, Axis(0.0, len(_NINES) - 1.0, bottom, top)
+        return x, Axis(0.0, _nines(_NINES[-1]), bottom, top)
     lowest, highest = min(0.0, float(ys.min())), max(0.0, float(ys.max()))
     return x, Axis(lowest, highest * 1.05 if highest > lowest else lowest + 1, bottom, top)
 
 
 def _grid(chart: Chart, x: Axis, y: Axis) -> Iterator[str]:
     if chart.nines:
-        heights = [(float(row), f"{100 * share:g} %") for row, share in enumerate(_NINES)]
+        heights = [(_nines(share), f"{100 * share:g} %") for share in _NINES]
     else:
         heights = [(value, _tick(value)) for value in y.ticks()]
     for value, name in heights:
@@ -203,6 +203,11 @@ def _grid(chart: Chart, x: Axis, y: Axis) -> Iterator[str]:
     )
 
 
+def _nines(share: float) -> float:
+    """Count the nines of a share below 1: 0.9 has one, 0.99 two."""
+    return -math.log10(1 - share)
+
+
 def _tick(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"  # noqa: PLR2004
 
@@ -211,7 +216,7 @@ def _line(series: Series, row: int, x: Axis, y: Axis, chart: Chart) -> str:
     there = _drawable(series, log_x=chart.log_x)
     values = np.where(there, series.y, np.nan)
     if chart.nines:
-        # −log10(1 − share) is the number of nines; what lies beyond the last is drawn there.
+        # What lies beyond the last of them is drawn there.
         with np.errstate(divide="ignore"):
             values = np.minimum(-np.log10(1 - values), y.high)
     keep = _some(len(values))
