@@ -1,131 +1,135 @@
-"""Power meters: what a replica's hardware has drawn, measured or modelled.
+"""What a replica's hardware has drawn: the joules that its steps should cost, and a mean of power.
 
-Its own module because every meter answers the same question. Counters of the hardware
-(NVML, RAPL) get modules of their own and fill the same protocol; the meter here needs
-none and works everywhere, from the step model alone.
+Its own module because every way of knowing energy needs both: the model by itself, and a
+counter of the hardware to tell whose its joules were. Counters have modules of their own.
+Energy is kept in whole nanojoules, so that parts add up to their sum exactly.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from scheduler.steps import StepModel
+
+Method = Literal["model", "nvml", "rapl"]
+Boundary = Literal["gpu", "cpu", "node"]
+
+NJ = 1_000_000_000
+"""Nanojoules in a joule."""
 
 # Over which the recent mean power is taken, seconds.
 POWER_MEMORY_S = 5.0
 
 
-class PowerMeter(Protocol):
-    """A counter of energy that only grows."""
-
-    @property
-    def method(self) -> str:
-        """How it knows: "model", "nvml" or "rapl"."""
-
-    @property
-    def boundary(self) -> str:
-        """What it counts: "gpu", "cpu" or "node"."""
-
-    def read_j(self, now_s: float) -> float:
-        """Joules since it was made."""
-
-
-class StepEnergy(NamedTuple):
-    """What one engine step used.
+class Reading(NamedTuple):
+    """What a counting meter knows.
 
     Attributes:
-        prefill_j: to compute prompt tokens.
-        decode_j: to decode sequences.
+        energy_nj: counted since it was made.
+        at_s: when its counters were read last, on the monotonic clock.
+        gaps: how often energy was used that it could not count.
+        trouble: what is or was just now wrong with it; empty if nothing.
 
     """
 
-    prefill_j: float
-    decode_j: float
+    energy_nj: int
+    at_s: float
+    gaps: int = 0
+    trouble: str = ""
 
 
-class ModelMeter:
-    """Adds up what a step model says of the steps, and idle power for the time between.
+class CountingMeter(Protocol):
+    """Counters of the hardware that one replica uses, or a share of them."""
+
+    @property
+    def method(self) -> Method:
+        """Which kind of counter it is."""
+
+    @property
+    def boundary(self) -> Boundary:
+        """What it counts."""
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """What it reads, by name."""
+
+    def read(self) -> Reading:
+        """What it knows; takes no time worth speaking of."""
+
+
+class StepWork(NamedTuple):
+    """What one engine step should use.
 
     Attributes:
-        method: "model".
-        boundary: "gpu" or "cpu".
+        prefill_nj: to compute prompt tokens.
+        decode_nj: to decode sequences.
+        busy_s: that it should take.
 
     """
 
-    method = "model"
+    prefill_nj: int
+    decode_nj: int
+    busy_s: float
 
-    def __init__(self, steps: StepModel, idle_power_w: float, boundary: str) -> None:
-        """Start at zero joules; time starts with the first call that tells it.
+
+class WorkModel:
+    """Prices an engine's steps, and the time between them, by a step model."""
+
+    def __init__(self, steps: StepModel, idle_power_w: float) -> None:
+        """Take the figures of a replica.
 
         Args:
             steps: of the replica.
             idle_power_w: drawn by the replica when it does nothing.
-            boundary: what is counted.
 
         """
-        self.boundary = boundary
         self._steps = steps
         self._idle_power_w = idle_power_w
-        self._busy_j = 0.0
-        self._idle_j = 0.0
-        self._power_w = idle_power_w
-        self._now_s: float | None = None
-
-    @property
-    def energy_j(self) -> float:
-        """Joules up to the latest time it was told."""
-        return self._busy_j + self._idle_j
-
-    @property
-    def idle_j(self) -> float:
-        """Of these, what no step used."""
-        return self._idle_j
-
-    @property
-    def power_w(self) -> float:
-        """Mean over the last seconds, newer ones weighing more."""
-        return self._power_w
-
-    def read_j(self, now_s: float) -> float:
-        """Joules up to now."""
-        self.advance(now_s)
-        return self.energy_j
 
     def step(
-        self,
-        prefill_tokens: int,
-        sequences: int,
-        context_tokens: float,
-        now_s: float,
-        rounds: float = 1.0,
-    ) -> StepEnergy:
-        """Add a step that has just ended, and say what it used.
-
-        In `rounds` steps of the model, sequences would have gained as many tokens.
-
-        Time that passed since the latest call beyond what the model gives the step is
-        idle time: so a replica never draws less than its idle power.
-        """
+        self, prefill_tokens: int, sequences: int, context_tokens: float, rounds: float = 1.0
+    ) -> StepWork:
+        """Price a step; in `rounds` steps of the model, sequences would gain as many tokens."""
         steps = self._steps
         decode_j = rounds * steps.decode_j(sequences, context_tokens) if sequences else 0.0
         decode_s = rounds * steps.decode_s(sequences, context_tokens) if sequences else 0.0
-        prefill_j, prefill_s = steps.prefill_j(prefill_tokens), steps.prefill_s(prefill_tokens)
-        self._pass(now_s, decode_s + prefill_s, decode_j + prefill_j)
-        return StepEnergy(prefill_j, decode_j)
+        return StepWork(
+            nanojoules(steps.prefill_j(prefill_tokens)),
+            nanojoules(decode_j),
+            decode_s + steps.prefill_s(prefill_tokens),
+        )
 
-    def advance(self, now_s: float) -> None:
-        """Let time pass without a step."""
-        self._pass(now_s, 0.0, 0.0)
+    def idle_nj(self, span_s: float) -> int:
+        """Price time in which nothing is done."""
+        return nanojoules(self._idle_power_w * span_s)
 
-    def _pass(self, now_s: float, busy_s: float, busy_j: float) -> None:
-        elapsed_s = 0.0 if self._now_s is None else max(0.0, now_s - self._now_s)
-        self._now_s = now_s if self._now_s is None else max(self._now_s, now_s)
-        idle_j = self._idle_power_w * max(0.0, elapsed_s - busy_s)
-        self._busy_j += busy_j
-        self._idle_j += idle_j
-        span_s = max(elapsed_s, busy_s)
+
+class PowerMean:
+    """A mean over the last seconds, newer ones weighing more.
+
+    Attributes:
+        power_w: the mean.
+
+    """
+
+    def __init__(self, power_w: float) -> None:
+        """Start with what is drawn when nothing is done."""
+        self.power_w = power_w
+
+    def add(self, energy_nj: int, span_s: float) -> None:
+        """Take in energy that was used over a time."""
         if span_s > 0.0:
             weight = -math.expm1(-span_s / POWER_MEMORY_S)
-            self._power_w += weight * ((busy_j + idle_j) / span_s - self._power_w)
+            self.power_w += weight * (energy_nj / NJ / span_s - self.power_w)
+
+
+def nanojoules(energy_j: float) -> int:
+    """Round to whole nanojoules; less than nothing is nothing."""
+    return max(0, round(energy_j * NJ))
+
+
+def joules(energy_nj: int) -> float:
+    """Give the same in joules."""
+    return energy_nj / NJ

@@ -1,9 +1,9 @@
 """Whose joules they were: every step's energy is somebody's, and none is counted twice.
 
 Its own module because it is the one place where the meter's total and the requests'
-shares meet, under one law at every instant:
+shares meet, under one law at every instant, exact to the nanojoule:
 
-    settled + dropped + unfinished + unattributed + idle = energy_j
+    settled + dropped + unfinished + unattributed + idle + pending = energy
 
 The replica calls, on one clock and in this order:
 
@@ -12,100 +12,184 @@ The replica calls, on one clock and in this order:
     first_token(request_id)              when the request's first token has arrived
     settle(request_id, ...)              when it has finished; returns its energy
     drop(request_id)                     instead of settle, however else it ended
-    advance(now_s)                       before `energy_j`, `idle_j` or `power_w` are reported
+    advance(now_s)                       before energies or power are reported
 
-Each step costs constant time: a request's share of decoding is the difference of a
-running integral, energy per decoding request, between its first token and its end. The
-energy of prefill waits in a pool and is handed out by the number of uncached prompt
-tokens, which the engine tells at the end. Where `first_token` is never called, steps are
-shared by all requests that are open.
+Each step costs constant time: requests that decode share its decoding equally (`shares`), and
+the energy of prefill waits in a pool that is handed out by the number of uncached prompt
+tokens, which the engine tells at the end (`prefill_pool`). Where `first_token` is never
+called, steps are shared by all requests that are open. What a counter says of all this comes
+later, window by window (`energy_window`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from cluster.meters import ModelMeter
+from cluster.meters import WorkModel, joules
+from serve.energy_window import EnergyWindow
 from serve.frames import RequestEnergy
+from serve.prefill_pool import PrefillPool
+from serve.shares import EqualShares, Portion
 
 if TYPE_CHECKING:
+    from cluster.meters import CountingMeter
     from scheduler.steps import StepModel
     from serve.engine import EngineStep
 
 
+class EnergyParts(NamedTuple):
+    """A replica's energy since it started, and whose it is; nanojoules.
+
+    Attributes:
+        energy_nj: all of it.
+        settled_nj: of requests that finished: the sum of what replies say.
+        dropped_nj: of requests that were aborted or failed.
+        unfinished_nj: shared out so far to requests that are open.
+        unattributed_nj: of steps with no request on record, and of prompt tokens that had to
+            be computed twice.
+        idle_nj: that no step used.
+        pending_nj: counted and not shared out yet; below 0 while a counter is behind.
+
+    """
+
+    energy_nj: int
+    settled_nj: int
+    dropped_nj: int
+    unfinished_nj: int
+    unattributed_nj: int
+    idle_nj: int
+    pending_nj: int
+
+    @property
+    def residual_nj(self) -> int:
+        """What is on no account, or on two; 0 unless the books are wrong."""
+        return self.energy_nj - sum(self[1:])
+
+
 @dataclass(slots=True)
 class _Account:
-    """An unfinished request: where the integrals stood when it joined them."""
+    """An unfinished request: where the books stood when it came."""
 
     prompt_tokens: int
-    open_mark_j: float
-    decoding: bool = False
-    decode_mark_j: float = 0.0
+    energy_nj: int
+    modelled: int
+    admitted_s: float
     decode_mark_steps: float = 0.0
 
 
 class Ledger:
-    """Attributes a replica's modelled energy to its requests.
+    """Attributes a replica's energy to its requests.
 
     Attributes:
-        settled_j: of requests that finished.
-        dropped_j: of requests that were aborted or failed.
-        unattributed_j: of steps with no request on record, and of prompt tokens that had
-            to be computed twice.
+        method: how energy is known: "model", "nvml" or "rapl".
+        boundary: what is counted.
+        devices: that are read; none where energy is modelled.
+        counted: whether a counter is read at all.
 
     """
 
-    def __init__(self, steps: StepModel, idle_power_w: float, method: str, boundary: str) -> None:
+    def __init__(  # noqa: PLR0913 (what the books are about)
+        self,
+        steps: StepModel,
+        idle_power_w: float,
+        method: str,
+        boundary: str,
+        counter: CountingMeter | None = None,
+        *,
+        window_s: float = 0.0,
+        trouble: str = "",
+    ) -> None:
         """Start with no request and no joule.
 
         Args:
             steps: of the replica.
             idle_power_w: drawn by the replica when it does nothing.
-            method: told to clients: how the energy is known.
-            boundary: told to clients: what is counted.
+            method: told to clients: how the energy is known, unless it is counted.
+            boundary: told to clients: what is counted, unless the counter says it.
+            counter: of the hardware; None where the model is all there is.
+            window_s: time after which what was used is shared out; 0 does it at every look.
+            trouble: why there is no counter; empty if none is missed.
 
         """
-        self.settled_j = 0.0
-        self.dropped_j = 0.0
-        self.unattributed_j = 0.0
-        self._meter = ModelMeter(steps, idle_power_w, boundary)
-        self._method = method
-        self._boundary = boundary
+        self.method = method if counter is None else counter.method
+        self.boundary = boundary if counter is None else counter.boundary
+        self.devices = () if counter is None else counter.devices
+        self.counted = counter is not None
+        self._trouble = trouble
+        self._model = WorkModel(steps, idle_power_w)
+        self._window = EnergyWindow(self._model, counter, window_s)
         self._accounts: dict[str, _Account] = {}
-        self._decoding = 0
+        self._decoding = EqualShares()
+        self._waiting = EqualShares()  # Shares steps while nobody is known to decode.
+        self._prefill = PrefillPool()
+        self._nobodys_nj = 0  # Weight of steps in the open window.
+        self._settled_nj = self._dropped_nj = self._unattributed_nj = self._idle_nj = 0
         self._decode_steps = 0.0
         self._context_tokens = 0.0  # Of decoding requests; less what _decode_steps adds to each.
-        self._per_decoding_j = 0.0
-        self._per_open_j = 0.0
         self._prompt_tokens = 0  # Of all open requests.
         self._started_tokens = 0  # Of those that have their first token.
-        self._pool_j = 0.0
-        self._pool_tokens = 0
+        self._measured_nj: int | None = None
+        self._now_s = 0.0
+
+    # ── totals ──────────────────────────────────────────────────────────────
 
     @property
     def energy_j(self) -> float:
         """Joules since the replica started, idle ones included."""
-        return self._meter.energy_j
+        return joules(self._window.energy_nj)
 
     @property
     def idle_j(self) -> float:
-        """Joules that no step used."""
-        return self._meter.idle_j
+        """Of these, what no step used."""
+        return joules(self._idle_nj)
+
+    @property
+    def residual_j(self) -> float:
+        """Joules that are on no account, or on two; 0 unless these books are wrong."""
+        return joules(self.parts().residual_nj)
 
     @property
     def power_w(self) -> float:
         """Recent mean."""
-        return self._meter.power_w
+        return self._window.power.power_w
 
     @property
-    def unfinished_j(self) -> float:
-        """Joules used so far by requests that are open; takes time for each of them."""
-        shares = (self._decode_share(account) for account in self._accounts.values())
-        return self._pool_j + sum(shares)
+    def trouble(self) -> str:
+        """What is wrong with the meter; empty if nothing is."""
+        return self._window.trouble or self._trouble
 
-    def admit(self, request_id: str, prompt_tokens: int) -> None:
+    def take_measured_j(self) -> float | None:
+        """Give what all steps have used that were shared out since the previous call.
+
+        None if there were none, or nothing is counted.
+        """
+        measured_nj, self._measured_nj = self._measured_nj, None
+        return None if measured_nj is None else joules(measured_nj)
+
+    def parts(self) -> EnergyParts:
+        """Say whose all energy is; takes time for each request that is open."""
+        return EnergyParts(
+            energy_nj=self._window.energy_nj,
+            settled_nj=self._settled_nj,
+            dropped_nj=self._dropped_nj,
+            unfinished_nj=self._prefill.booked_nj
+            + self._decoding.booked_nj
+            + self._waiting.booked_nj,
+            unattributed_nj=self._unattributed_nj,
+            idle_nj=self._idle_nj,
+            pending_nj=self._window.pending_nj,
+        )
+
+    # ── requests ────────────────────────────────────────────────────────────
+
+    def admit(self, request_id: str, prompt_tokens: int, now_s: float | None = None) -> None:
         """Open an account.
+
+        Args:
+            request_id: of the request.
+            prompt_tokens: that may have to be computed.
+            now_s: the instant; None is the latest that was told.
 
         Raises:
             ValueError: one of that name is open.
@@ -113,47 +197,55 @@ class Ledger:
         """
         if request_id in self._accounts:
             raise ValueError(f"request {request_id!r} is on the books already")
-        self._accounts[request_id] = _Account(prompt_tokens, self._per_open_j)
+        self._now_s = max(self._now_s, now_s or 0.0)
+        self._accounts[request_id] = _Account(
+            prompt_tokens, self._window.energy_nj, self._window.modelled, self._now_s
+        )
+        self._waiting.join(request_id)
         self._prompt_tokens += prompt_tokens
 
     def first_token(self, request_id: str) -> None:
         """Count the request among those that decode, from the next step on."""
         account = self._accounts.get(request_id)
-        if account is None or account.decoding:
+        if account is None or request_id in self._decoding:
             return
-        account.decoding = True
-        account.decode_mark_j = self._per_decoding_j
+        self._decoding.join(request_id)
         account.decode_mark_steps = self._decode_steps
-        self._decoding += 1
         self._started_tokens += account.prompt_tokens
         self._context_tokens += account.prompt_tokens - self._decode_steps
 
     def step(self, step: EngineStep, now_s: float) -> None:
         """Attribute a step that has just ended."""
-        context_tokens = self._context_tokens + self._decoding * self._decode_steps
-        used = self._meter.step(
-            step.prefill_tokens,
-            step.decode_sequences,
-            max(0, context_tokens),
-            now_s,
-            step.decode_rounds,
+        context_tokens = self._context_tokens + len(self._decoding) * self._decode_steps
+        work = self._model.step(
+            step.prefill_tokens, step.decode_sequences, max(0, context_tokens), step.decode_rounds
         )
-        self._pool_j += used.prefill_j
-        self._pool_tokens += step.prefill_tokens
+        self._prefill.add(step.prefill_tokens, work.prefill_nj)
         if self._decoding:
-            self._per_decoding_j += used.decode_j / self._decoding
+            self._decoding.accrue(work.decode_nj)
             self._decode_steps += step.decode_rounds
-        elif self._accounts:
-            self._per_open_j += used.decode_j / len(self._accounts)
+        elif self._waiting:
+            self._waiting.accrue(work.decode_nj)
         else:
-            self.unattributed_j += used.decode_j
+            self._nobodys_nj += work.decode_nj
+        self._now_s = max(self._now_s, now_s)
+        self._window.step(work, step.duration_s, now_s)
         self._skim_pool()
 
     def advance(self, now_s: float) -> None:
-        """Let time pass, so that idle energy is up to date."""
-        self._meter.advance(now_s)
+        """Let time pass, and share out what was counted if it is time to."""
+        self._now_s = max(self._now_s, now_s)
+        self._window.tell(now_s)
+        if self._window.due():
+            self._close()
 
-    def settle(self, request_id: str, cached_tokens: int, completion_tokens: int) -> RequestEnergy:
+    def settle(
+        self,
+        request_id: str,
+        cached_tokens: int,
+        completion_tokens: int,
+        now_s: float | None = None,
+    ) -> RequestEnergy:
         """Close the account of a request that has finished.
 
         Args:
@@ -161,57 +253,87 @@ class Ledger:
             cached_tokens: prompt tokens that the prefix cache spared.
             completion_tokens: generated; a request without any computed at most what no
                 other request has used.
+            now_s: the instant; None is the latest that was told.
 
         Raises:
             KeyError: no such account is open.
 
         """
-        account = self._accounts.pop(request_id)
+        account = self._accounts[request_id]
+        self._now_s = max(self._now_s, now_s or 0.0)
         tokens = max(0, account.prompt_tokens - cached_tokens)
-        energy = self._close(account, tokens if completion_tokens else self._unclaimed(tokens))
-        self.settled_j += energy.prefill_j + energy.decode_j
-        return energy
+        prefill_nj, decode_nj = self._end(
+            request_id, tokens if completion_tokens else self._unclaimed(tokens)
+        )
+        self._settled_nj += prefill_nj + decode_nj
+        return self._energy(account, prefill_nj, decode_nj)
 
     def drop(self, request_id: str) -> None:
         """Close the account of a request that did not finish; nothing if it is not open."""
-        account = self._accounts.pop(request_id, None)
+        account = self._accounts.get(request_id)
         if account is not None:
             tokens = account.prompt_tokens
-            energy = self._close(account, tokens if account.decoding else self._unclaimed(tokens))
-            self.dropped_j += energy.prefill_j + energy.decode_j
+            started = request_id in self._decoding
+            parts = self._end(request_id, tokens if started else self._unclaimed(tokens))
+            self._dropped_nj += sum(parts)
 
-    def _close(self, account: _Account, prefill_tokens: int) -> RequestEnergy:
-        decode_j = self._decode_share(account)
-        prefill_j = self._take_from_pool(prefill_tokens)
-        self._prompt_tokens -= account.prompt_tokens
-        if account.decoding:
-            self._decoding -= 1
+    def _end(self, request_id: str, prefill_tokens: int) -> tuple[int, int]:
+        """Take a request off the books; gives its energies of prefill and decode."""
+        account = self._accounts.pop(request_id)
+        decoded = self._waiting.leave(request_id)
+        if request_id in self._decoding:
+            own = self._decoding.leave(request_id)
+            decoded = Portion(decoded.booked_nj + own.booked_nj, decoded.open_nj + own.open_nj)
             self._started_tokens -= account.prompt_tokens
             self._context_tokens -= account.prompt_tokens - account.decode_mark_steps
+        computed = self._prefill.take(prefill_tokens)
+        self._prompt_tokens -= account.prompt_tokens
         self._skim_pool()
-        return RequestEnergy(prefill_j, decode_j, self._method, self._boundary)
+        return self._charged(computed), self._charged(decoded)
 
-    def _decode_share(self, account: _Account) -> float:
-        share_j = self._per_open_j - account.open_mark_j
-        if account.decoding:
-            share_j += self._per_decoding_j - account.decode_mark_j
-        return share_j
+    def _charged(self, portion: Portion) -> int:
+        ahead_nj = self._window.charge(portion.open_nj) if portion.open_nj else 0
+        return portion.booked_nj + ahead_nj
+
+    def _energy(self, account: _Account, prefill_nj: int, decode_nj: int) -> RequestEnergy:
+        energy_nj = prefill_nj + decode_nj
+        whole_nj = self._window.energy_nj - account.energy_nj
+        spent_s = self._now_s - account.admitted_s
+        counted = self._window.modelled == account.modelled and self._window.counts
+        return RequestEnergy(
+            joules(prefill_nj),
+            joules(decode_nj),
+            self.method if counted else "model",
+            self.boundary,
+            min(1.0, energy_nj / whole_nj) if whole_nj > 0 else float(energy_nj > 0),
+            joules(energy_nj) / spent_s if spent_s > 0 else 0.0,
+        )
 
     def _unclaimed(self, tokens: int) -> int:
         """Bound the prompt tokens computed for a request that has produced nothing."""
-        return min(tokens, max(0, self._pool_tokens - self._started_tokens))
-
-    def _take_from_pool(self, tokens: int) -> float:
-        if tokens >= self._pool_tokens:
-            taken_j, self._pool_j, self._pool_tokens = self._pool_j, 0.0, 0
-            return taken_j
-        taken_j = self._pool_j * (tokens / self._pool_tokens)
-        self._pool_j -= taken_j
-        self._pool_tokens -= tokens
-        return taken_j
+        return min(tokens, max(0, self._prefill.tokens - self._started_tokens))
 
     def _skim_pool(self) -> None:
         """Set aside what exceeds the prompts of all open requests: it was computed twice."""
-        excess = self._pool_tokens - self._prompt_tokens
-        if excess > 0:
-            self.unattributed_j += self._take_from_pool(excess)
+        excess = self._prefill.take(self._prefill.tokens - self._prompt_tokens)
+        self._unattributed_nj += excess.booked_nj
+        self._nobodys_nj += excess.open_nj
+
+    # ── windows ─────────────────────────────────────────────────────────────
+
+    def _close(self) -> None:
+        """Share out the energy of the window by what the model says that each has used."""
+        closed = self._window.close()
+        if self.counted:
+            self._measured_nj = (self._measured_nj or 0) + closed.work_nj
+        self._idle_nj += closed.idle_nj
+        shared = (self._prefill.open_nj, self._decoding.weight_nj, self._waiting.weight_nj)
+        whole_nj = sum(shared) + self._nobodys_nj
+        prefill_nj, decoding_nj, waiting_nj = (
+            closed.shared_nj * weight // whole_nj if whole_nj else 0 for weight in shared
+        )
+        self._prefill.close(prefill_nj)
+        left_nj = closed.shared_nj - prefill_nj - decoding_nj - waiting_nj
+        left_nj += self._decoding.close(decoding_nj) + self._waiting.close(waiting_nj)
+        self._unattributed_nj += left_nj
+        self._nobodys_nj = 0

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.accelerators import CATALOGUE, Precision
+from cluster.metering import MODELLED
 from scheduler.fleet import Variant
 from scheduler.profiles import limited
 from scheduler.requests import ModelName, VariantName
@@ -18,11 +19,13 @@ from scheduler.steps import AffineSteps, ModelShape, first_principles
 from serve.attribution import Ledger
 from serve.checkpoints import HubError, materialize
 from serve.config_models import CPU
+from serve.energy_window import WINDOW_S
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from cluster.accelerators import Accelerator
+    from cluster.metering import Metering
     from scheduler.profiles import TableSteps
     from serve.config import Config
     from serve.config_models import ModelConfig, VariantConfig
@@ -89,13 +92,22 @@ def predicted_steps(entry: VariantConfig) -> AffineSteps:
     return _estimated_steps(entry, _checkpoint(entry))
 
 
-def ledger(entry: VariantConfig) -> Ledger:
-    """Make the energy ledger of a replica of a variant; blocks as `variants` does."""
+def ledger(entry: VariantConfig, metering: Metering = MODELLED) -> Ledger:
+    """Make the energy ledger of a replica of a variant; blocks as `variants` does.
+
+    Args:
+        entry: the variant.
+        metering: of the replica.
+
+    """
     return Ledger(
         steps=_steps(entry, _checkpoint(entry)),
         idle_power_w=context_power_w(entry),
         method="model",
         boundary=CATALOGUE[entry.accelerator].boundary,
+        counter=metering.meter,
+        window_s=WINDOW_S,
+        trouble=metering.trouble,
     )
 
 

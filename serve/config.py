@@ -73,8 +73,12 @@ class SchedulerConfig(Section):
 class EnergyConfig(Section):
     """How joules are known."""
 
-    meter: Literal["model"] = "model"
-    """`model` predicts them from each variant's profile; it works on every machine."""
+    meter: Literal["auto", "model", "nvml", "rapl"] = "auto"
+    """`nvml` reads the counters of NVIDIA GPUs, `rapl` those of processors, `model` predicts from
+    each variant's profile and works on every machine. `auto` takes the counter of whatever a
+    replica computes on where there is one, else the model. Replies and `status` say which."""
+    max_tenants: Annotated[int, Field(ge=1, le=100_000)] = 256
+    """Tenants that a gateway keeps books of; those that come later are one, named `other`."""
 
 
 class GatewayConfig(Section):

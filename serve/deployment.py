@@ -215,6 +215,7 @@ def engine_arguments(config: Config, variant: VariantConfig) -> dict[str, Any]:
     return {
         "variant": variant.model_dump(mode="json", exclude=counts),
         "report_period_s": config.scheduler.report_period_s,
+        "meter": config.energy.meter,
     }
 
 

@@ -190,6 +190,13 @@ class VllmEngine:
         except VllmDeadError as error:
             raise EngineDeadError("vLLM's engine process has died") from error
 
+    async def gpus(self) -> list[tuple[str, str]]:
+        """Give the node and the UUID of the GPU of each rank; none on processors."""
+        if self._options.on_cpu:
+            return []
+        held: list[tuple[str, str]] = await self._live().collective_rpc("gpu")
+        return [(node, uuid) for node, uuid in held]
+
     def unfinished_requests(self) -> int:
         """Count what either side of vLLM holds: its front end, or its scheduler's last step."""
         if self._llm is None:

@@ -8,6 +8,7 @@ what a preempted request is: a prompt and the output so far, to be computed agai
 from __future__ import annotations
 
 import os
+import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -122,6 +123,11 @@ class ResumingWorker:
             return add_request(request)
 
         batch.add_request = add
+
+    def gpu(self) -> tuple[str, str]:
+        """Give the node and the UUID of the GPU of this rank."""
+        properties = torch.cuda.get_device_properties(self.model_runner.device)
+        return socket.gethostname(), f"GPU-{properties.uuid}"
 
     def limit_power(self, limit_w: float) -> str:
         """Limit the GPU of this rank for as long as this process lives; say why not, if not."""

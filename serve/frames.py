@@ -21,6 +21,8 @@ class RequestEnergy(NamedTuple):
         decode_j: for its share of the decode steps it took part in.
         method: "model", "nvml" or "rapl".
         boundary: what is counted: "gpu", "cpu" or "node".
+        share: of what the replica used while it had the request, idle included; 0 to 1.
+        mean_power_w: its energy over the time that the replica had it.
 
     """
 
@@ -28,6 +30,13 @@ class RequestEnergy(NamedTuple):
     decode_j: float
     method: str
     boundary: str
+    share: float = 0.0
+    mean_power_w: float = 0.0
+
+    @property
+    def energy_j(self) -> float:
+        """All of it."""
+        return self.prefill_j + self.decode_j
 
 
 class StreamFrame(NamedTuple):

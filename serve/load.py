@@ -37,12 +37,17 @@ class _Sample(NamedTuple):
 class LoadMeter:
     """Counts requests from acceptance to end, and watches the engine's steps."""
 
-    def __init__(self, started_at_s: float, window_s: float = WINDOW_S) -> None:
+    def __init__(
+        self, started_at_s: float, window_s: float = WINDOW_S, *, counted: bool = False
+    ) -> None:
         """Start with nothing accepted.
 
         Args:
             started_at_s: now, on the clock of all later arguments `now_s`.
             window_s: over which rates are taken.
+            counted: a counter measures what steps use, and `measured` will tell it: reports
+                then give totals as they were the last time, so that whoever compares two of
+                them has the energy of just the steps between.
 
         """
         self._started_at_s = started_at_s
@@ -55,6 +60,7 @@ class LoadMeter:
         self._kv_cache_usage = 0.0
         self._step_time_s = 0.0
         self._totals = StepTotals()
+        self._measured_totals = StepTotals() if counted else None
         self._recent: deque[_Sample] = deque()
         self._recent_prefill_tokens = 0
         self._recent_decode_tokens = 0
@@ -98,27 +104,25 @@ class LoadMeter:
         else:
             self._leave_prefill(record.uncached_tokens)
 
-    def step(self, step: EngineStep, now_s: float, measured_j: float = 0.0) -> None:
-        """Fold in a step that has ended.
-
-        Args:
-            step: as the engine tells it.
-            now_s: the instant.
-            measured_j: that a counter of the hardware has seen it use; 0 without one.
-
-        """
+    def step(self, step: EngineStep, now_s: float) -> None:
+        """Fold in a step that has ended."""
         self._computed_tokens += step.prefill_tokens
         self._running = step.running_requests
         self._kv_cache_usage = step.kv_cache_usage
         if step.duration_s > 0:
             weight = STEP_WEIGHT if self._step_time_s else 1.0
             self._step_time_s += weight * (step.duration_s - self._step_time_s)
-        self._add_up(step, measured_j)
+        self._add_up(step)
         produced = step.decode_tokens
         self._recent.append(_Sample(now_s, step.prefill_tokens, produced))
         self._recent_prefill_tokens += step.prefill_tokens
         self._recent_decode_tokens += produced
         self._forget(now_s)
+
+    def measured(self, energy_j: float) -> None:
+        """Take what a counter has seen all steps use that have ended since the last time."""
+        self._totals = self._totals._replace(busy_j=self._totals.busy_j + energy_j)
+        self._measured_totals = self._totals
 
     def report(self, now_s: float, power_w: float, energy_j: float) -> ReplicaReport:
         """Give the totals at this instant.
@@ -144,10 +148,10 @@ class LoadMeter:
             step_time_s=self._step_time_s,
             power_w=power_w,
             energy_j=energy_j,
-            totals=self._totals,
+            totals=self._totals if self._measured_totals is None else self._measured_totals,
         )
 
-    def _add_up(self, step: EngineStep, measured_j: float) -> None:
+    def _add_up(self, step: EngineStep) -> None:
         rounds = step.decode_rounds
         self._totals = StepTotals(
             self._totals.steps + 1,
@@ -157,7 +161,7 @@ class LoadMeter:
             self._totals.context_tokens + rounds * self._context_tokens,
             self._totals.prefill_tokens + step.prefill_tokens,
             self._totals.busy_s + max(step.duration_s, 0.0),
-            self._totals.busy_j + measured_j,
+            self._totals.busy_j,
         )
 
     def _leave_prefill(self, uncached_tokens: int) -> None:

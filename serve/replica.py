@@ -47,10 +47,37 @@ class Ledger(Protocol):
         """Used since the replica started, idle included."""
 
     @property
+    def idle_j(self) -> float:
+        """Of that, what belongs to no request."""
+
+    @property
     def power_w(self) -> float:
         """Recent mean."""
 
-    def admit(self, request_id: str, prompt_tokens: int) -> None:
+    @property
+    def method(self) -> str:
+        """How it is known."""
+
+    @property
+    def boundary(self) -> str:
+        """What is counted."""
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """What is read for it."""
+
+    @property
+    def trouble(self) -> str:
+        """What is wrong with that; empty if nothing is."""
+
+    @property
+    def residual_j(self) -> float:
+        """What is on no account, or on two; 0 unless the books are wrong."""
+
+    def take_measured_j(self) -> float | None:
+        """Give what a counter has lately seen steps use."""
+
+    def admit(self, request_id: str, prompt_tokens: int, now_s: float) -> None:
         """Take note of a request before the engine gets it."""
 
     def step(self, step: EngineStep, now_s: float) -> None:
@@ -59,7 +86,9 @@ class Ledger(Protocol):
     def first_token(self, request_id: str) -> None:
         """Count a request among those that decode."""
 
-    def settle(self, request_id: str, cached_tokens: int, completion_tokens: int) -> RequestEnergy:
+    def settle(
+        self, request_id: str, cached_tokens: int, completion_tokens: int, now_s: float
+    ) -> RequestEnergy:
         """Close the account of a request that finished."""
 
     def drop(self, request_id: str) -> None:
@@ -105,6 +134,12 @@ class Telemetry:
         self.clock = clock
         self.latest = self.report()
 
+    def begin(self, load: LoadMeter, ledger: Ledger) -> None:
+        """Begin anew with other books; to be called before the first request."""
+        self.load = load
+        self.ledger = ledger
+        self.latest = self.report()
+
     def observe(self, step: EngineStep) -> None:
         """Take a step that has just ended."""
         now_s = self.clock()
@@ -113,9 +148,19 @@ class Telemetry:
 
     def report(self) -> ReplicaReport:
         """Give the totals of this instant."""
-        now_s = self.clock()
-        self.ledger.advance(now_s)
-        self.latest = self.load.report(now_s, self.ledger.power_w, self.ledger.energy_j)
+        now_s, ledger = self.clock(), self.ledger
+        ledger.advance(now_s)
+        measured_j = ledger.take_measured_j()
+        if measured_j is not None:
+            self.load.measured(measured_j)
+        self.latest = self.load.report(now_s, ledger.power_w, ledger.energy_j)._replace(
+            idle_j=ledger.idle_j,
+            residual_j=ledger.residual_j,
+            energy_method=ledger.method,
+            energy_boundary=ledger.boundary,
+            devices=ledger.devices,
+            meter_trouble=ledger.trouble,
+        )
         return self.latest
 
 
@@ -293,13 +338,14 @@ class _Call:
         self._outbox = outbox
         self._load = telemetry.load
         self._ledger = telemetry.ledger
+        self._clock = telemetry.clock
         self._emitted_tokens = 0
         self._crc32 = 0
 
     async def run(self, engine: Engine, request: EngineRequest) -> int:
         """Run to the end; whatever the end is, no book keeps the request."""
         self._load.accepted(self._name, request.context_tokens, request.cached_tokens)
-        self._ledger.admit(self._name, request.context_tokens)
+        self._ledger.admit(self._name, request.context_tokens, self._clock())
         self._crc32 = checksum.extend(0, request.replayed_token_ids)
         try:
             await self._relay(engine, request)
@@ -341,7 +387,9 @@ class _Call:
     def _finish(self, finish: EngineFinish) -> RequestEnergy:
         # Before the outbox has the last delta: the report that travels with it counts it no more.
         self._load.finished(self._name)
-        return self._ledger.settle(self._name, finish.cached_tokens, self._emitted_tokens)
+        return self._ledger.settle(
+            self._name, finish.cached_tokens, self._emitted_tokens, self._clock()
+        )
 
     def _fail(self, error: JouleserveError) -> None:
         self._trace.failed(error)

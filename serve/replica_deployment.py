@@ -20,10 +20,12 @@ from serve.load import LoadMeter
 from serve.logs import join_serve_log
 from serve.observation import engine_tracer
 from serve.replica import Replica, Telemetry
+from serve.replica_meter import choose_meter, held_gpus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from cluster.metering import Metering, Wish
     from serve.config_models import CheckpointConfig
     from serve.engine import Engine, StepObserver
 
@@ -32,13 +34,14 @@ class ReplicaDeployment(Replica):
     """A replica as Ray Serve starts it; the deployment's options live in `serve.application`."""
 
     async def __init__(  # type: ignore[misc]  # Ray Serve awaits constructors.
-        self, variant: dict[str, Any], report_period_s: float
+        self, variant: dict[str, Any], report_period_s: float, meter: Wish
     ) -> None:
         """Load the engine of a variant; returns when it can serve.
 
         Args:
             variant: its configuration, as JSON values.
             report_period_s: longest silence towards a gateway.
+            meter: how energy is to be known.
 
         """
         join_serve_log()
@@ -47,6 +50,7 @@ class ReplicaDeployment(Replica):
         books = Telemetry(LoadMeter(time.monotonic()), ledger, time.monotonic)
         engine = await asyncio.to_thread(make_engine, config, books.observe)
         await engine.start()
+        self._metering = await _count(books, meter, config, engine)
         name = ray_serve.get_replica_context().replica_id.unique_id
         self._exports = telemetry.configure("jouleserve-replica", variant=config.name, replica=name)
         trace = engine_tracer(self._exports, config.name)
@@ -56,7 +60,18 @@ class ReplicaDeployment(Replica):
     async def __del__(self) -> None:
         """End the engine; Ray Serve awaits this when the replica has drained."""
         await self.stop()
+        if self._metering.meter is not None:
+            await asyncio.to_thread(self._metering.meter.close)
         await asyncio.to_thread(self._exports.shutdown)
+
+
+async def _count(books: Telemetry, wish: Wish, config: VariantConfig, engine: Engine) -> Metering:
+    """Begin the books of energy anew, by a counter if there is one; what was loaded is nobody's."""
+    gpus = await held_gpus(engine)
+    metering = await asyncio.to_thread(choose_meter, wish, config, gpus)
+    ledger = await asyncio.to_thread(catalogue.ledger, config, metering)
+    books.begin(LoadMeter(time.monotonic(), counted=metering.meter is not None), ledger)
+    return metering
 
 
 def _observe(books: Telemetry, whose: Mapping[str, str]) -> None:

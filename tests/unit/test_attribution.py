@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from cluster.meters import NJ
 from scheduler.steps import AffineSteps
 from serve.attribution import Ledger
 from serve.engine import EngineStep
@@ -28,8 +29,8 @@ def test_a_request_alone_gets_everything() -> None:
     books.step(step(sequences=1), 0.0)
     books.step(step(sequences=1), 0.0)
     energy = books.settle("a", 0, 3)
-    assert energy == (5.0, 10.0, "model", "cpu")
-    assert books.settled_j == books.energy_j == 15.0
+    assert energy[:5] == (5.0, 10.0, "model", "cpu", 1.0)
+    assert books.parts().settled_nj == books.parts().energy_nj == 15 * NJ
 
 
 def test_a_step_is_shared_by_those_that_decode_in_it() -> None:
@@ -44,7 +45,7 @@ def test_a_step_is_shared_by_those_that_decode_in_it() -> None:
     assert books.settle("a", 0, 3)[:2] == (5.0, 8.0)
     books.step(step(sequences=1), 0.0)
     assert books.settle("b", 0, 3)[:2] == (5.0, 8.0)
-    assert books.unfinished_j == 0.0
+    assert books.parts().unfinished_nj == 0
 
 
 def test_a_prefix_hit_is_credited_to_the_request_that_had_it() -> None:
@@ -66,7 +67,7 @@ def test_an_aborted_request_keeps_its_energy_on_the_books() -> None:
     books.step(step(sequences=1), 0.0)
     books.drop("a")
     books.drop("a")
-    assert books.dropped_j == books.energy_j == 10.0
+    assert books.parts().dropped_nj == books.parts().energy_nj == 10 * NJ
 
 
 def test_a_request_dropped_before_its_prefill_takes_nothing_from_others() -> None:
@@ -76,7 +77,7 @@ def test_a_request_dropped_before_its_prefill_takes_nothing_from_others() -> Non
     books.step(step(prefill=10), 0.0)
     books.first_token("a")
     books.drop("b")
-    assert books.dropped_j == 0.0
+    assert books.parts().dropped_nj == 0
     assert books.settle("a", 0, 1).prefill_j == 5.0
 
 
@@ -87,13 +88,15 @@ def test_prompts_computed_twice_after_preemption_are_nobodys() -> None:
     books.first_token("a")
     books.step(step(prefill=10), 0.0)
     assert books.settle("a", 0, 5).prefill_j == 5.0
-    assert books.unattributed_j == 5.0
+    books.advance(0.0)
+    assert books.parts().unattributed_nj == 5 * NJ
 
 
 def test_steps_of_nobody_are_unattributed() -> None:
     books = ledger()
     books.step(step(prefill=4, sequences=1), 0.0)
-    assert books.unattributed_j == books.energy_j == 7.0
+    books.advance(0.0)
+    assert books.parts().unattributed_nj == books.parts().energy_nj == 7 * NJ
 
 
 def test_without_first_tokens_those_that_are_open_share() -> None:

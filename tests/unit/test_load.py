@@ -83,13 +83,26 @@ def test_totals_are_sums_over_all_steps() -> None:
     meter.accepted("a", 30)
     meter.step(step(prefill_tokens=30, running=1), 0.1)
     meter.produced("a", 1)
-    meter.step(step(decode_tokens=1, running=1), 0.2, measured_j=2.0)
+    meter.step(step(decode_tokens=1, running=1), 0.2)
     meter.produced("a", 1)
-    meter.step(step(decode_tokens=1, running=1), 0.3, measured_j=3.0)
+    meter.step(step(decode_tokens=1, running=1), 0.3)
     totals = report(meter).totals
     assert (totals.steps, totals.decode_steps, totals.sequences) == (3, 2, 2)
     assert (totals.context_tokens, totals.prefill_tokens) == (31 + 32, 30)
-    assert (totals.busy_s, totals.busy_j) == pytest.approx((0.3, 5.0))
+    assert (totals.busy_s, totals.busy_j) == pytest.approx((0.3, 0.0))
+
+
+def test_totals_of_a_counter_are_those_of_the_steps_that_it_has_seen() -> None:
+    meter = LoadMeter(0.0, counted=True)
+    meter.step(step(prefill_tokens=30, running=1), 0.1)
+    assert report(meter).totals.steps == 0
+    meter.measured(2.0)
+    meter.step(step(decode_tokens=1, running=1), 0.2)
+    seen = report(meter).totals
+    assert (seen.steps, seen.prefill_tokens, seen.busy_j) == (1, 30, 2.0)
+    meter.measured(3.0)
+    both = report(meter).totals.since(seen)
+    assert (both.steps, both.decode_steps, both.busy_j) == (1, 1, 3.0)
 
 
 def test_step_time_follows_the_steps() -> None:
