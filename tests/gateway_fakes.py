@@ -25,6 +25,7 @@ from serve.engine import EngineDelta, EngineFinish, EngineRequest
 from serve.engines import Engines
 from serve.frames import Frame, RequestEnergy, StreamFrame
 from serve.membership import Membership
+from serve.tracing import Tracer, nobody
 from serve.traffic_counts import TrafficCounts
 
 if TYPE_CHECKING:
@@ -170,7 +171,12 @@ class Rig:
 class Desk(Rig):
     """The dispatcher of one gateway over such engines, and the journeys that it observed."""
 
-    def __init__(self, config: Config | None = None, policy: str = "least_loaded") -> None:
+    def __init__(
+        self,
+        config: Config | None = None,
+        policy: str = "least_loaded",
+        trace: Tracer = nobody,
+    ) -> None:
         super().__init__()
         self.journeys: list[Journey] = []
         self.traffic = TrafficCounts(VARIANTS)
@@ -184,6 +190,7 @@ class Desk(Rig):
             self.journeys.append,
             self.traffic,
             lambda: None,
+            trace,
         )
 
     def call(self, **changes: Any) -> Call:

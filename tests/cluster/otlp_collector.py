@@ -50,6 +50,12 @@ class OtlpCollector:
                 for span in scope.spans
             ]
 
+    @property
+    def count(self) -> int:
+        """How many spans have come so far."""
+        with self._lock:
+            return len(self._spans)
+
     def trace(self, trace_id: str) -> list[Span]:
         """Give the spans of a trace that have come so far."""
         with self._lock:

@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,13 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from opentelemetry import trace
 from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2, metrics_service_pb2_grpc
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 
 from cluster import telemetry
+from cluster import telemetry_attributes as names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -33,65 +31,98 @@ ROOT = Path(__file__).parents[2]
 # The SDK's providers can be set once in a process, so each process of the story is one.
 GATEWAY = """
 import json, time
-from cluster import telemetry
+from cluster import telemetry, telemetry_attributes as names, telemetry_metrics as metrics
+from cluster.telemetry_requests import RequestRecord, requests
 
-shutdown = telemetry.configure("gateway", replica="g1")
-now = time.time_ns()
-caller = telemetry.extract(json.loads(input()))
-root = telemetry.start_span("generate", caller, now, {telemetry.MODEL: "m"}, server=True)
-telemetry.record_span("admit", root, now + 1, now + 2)
-telemetry.record_span("route", root, now + 2, now + 5, {telemetry.VARIANT: "int8"}, error="full")
-headers = telemetry.inject(root)
-telemetry.observe(telemetry.LEASES, lambda: 4.0)
+exports = telemetry.configure("gateway", replica="g1")
+metrics.observe(metrics.LEASES, lambda: 4.0, {names.GATEWAY: "g1"})
+headers = json.loads(input())
+if exports.spans is not None:
+    from cluster.telemetry_spans import Fault, headers_of
+    now = time.time_ns()
+    root = exports.spans.begin("chat m", headers)
+    exports.spans.part(root, "admit", now + 1, now + 2)
+    exports.spans.write(
+        exports.spans.child(root), "route", now + 2, now + 5,
+        {names.VARIANT: "int8", names.CANDIDATE_SCORES: [1.0, 2.5]}, fault=Fault("full", "all are"),
+    )
+    exports.spans.write(
+        root, "chat m", now, now + 9, {names.MODEL: "m"}, kind="server",
+        fault=Fault("invalid", "of the client's", ours=False),
+    )
+    headers = headers_of(root)
 for ttft_s in (0.3, 0.4):
-    telemetry.instruments().record(telemetry.RequestRecord(
+    requests().record(RequestRecord(
         outcome="completed", model="m", variant="int8", prompt_tokens=7, completion_tokens=3,
         ttft_s=ttft_s, tpot_s=0.01, e2e_latency_s=1.0, energy_j=2.5, energy_method="model",
     ))
-telemetry.instruments().record(telemetry.RequestRecord(outcome="rejected", error="overloaded"))
-root.end(now + 9)
-shutdown()
-shutdown()
+requests().record(RequestRecord(outcome="rejected", error="overloaded", objectives="missed"))
+if exports.measures and not exports.spans:
+    print(json.dumps(None), flush=True)
+    input()
+exports.shutdown()
+exports.shutdown()
 print(json.dumps(headers))
 """
 REPLICA = """
 import json, time
 from cluster import telemetry
+from cluster import telemetry_attributes as names
 
-telemetry.configure("replica", variant="int8")
+exports = telemetry.configure("replica", variant="int8")
 now = time.time_ns()
-gateway = telemetry.extract(json.loads(input()))
+engine = exports.spans.join(json.loads(input()))
 for name in ("queue", "prefill", "decode"):
-    telemetry.record_span(name, gateway, now, now + 7)
+    exports.spans.part(engine, name, now, now + 7)
+exports.spans.write(engine, "engine int8", now, now + 21, {}, kind="server")
 print(json.dumps({}))
+"""
+SAMPLING = """
+import json
+from cluster import telemetry
+from cluster import telemetry_attributes as names
+from cluster.telemetry_spans import headers_of
+
+exports = telemetry.configure("gateway")
+headers = json.loads(input())
+begun = exports.spans.begin("chat m", headers)
+print(json.dumps([begun is not None, exports.spans.join(headers) is not None]))
 """
 IDLE = """
 import json, sys
-from cluster import telemetry
+from cluster import telemetry, telemetry_metrics as metrics
+from serve.observation import engine_tracer, observer, tracer
+from serve.tracing import nobody, nobody_here
 
-headers = json.loads(input())
-telemetry.configure("idle")()
-span = telemetry.start_span("generate", telemetry.extract(headers), 1)
-telemetry.record_span("admit", span, 1, 2)
-telemetry.instruments().record(telemetry.RequestRecord(outcome="completed", ttft_s=1.0))
+json.loads(input())
+exports = telemetry.configure("idle")
+metrics.observe(metrics.LEASES, lambda: 1 / 0)
+exports.shutdown()
 loaded = sorted(name for name in sys.modules if name.startswith("opentelemetry.sdk"))
-print(json.dumps({"headers": telemetry.inject(span), "sdk": loaded}))
+print(json.dumps({
+    "observer": observer(exports, frozenset()) is None,
+    "nobody": tracer(exports, frozenset()) is nobody,
+    "nobody here": engine_tracer(exports, "v") is nobody_here,
+    "sdk": loaded,
+}))
 """
 GONE = """
 import json, logging, time
 from cluster import telemetry
+from cluster import telemetry_attributes as names
+from cluster.telemetry_requests import RequestRecord, requests
 
 logging.disable()
 telemetry.SHUTDOWN_S = 0.2
-caller = telemetry.extract(json.loads(input()))
-shutdown = telemetry.configure("gateway")
-telemetry.record_span("admit", caller, 1, 2)
-telemetry.instruments().record(telemetry.RequestRecord(outcome="completed"))
+exports = telemetry.configure("gateway")
+exports.spans.part(exports.spans.begin("chat m", json.loads(input())), "admit", 1, 2)
+requests().record(RequestRecord(outcome="completed"))
 began = time.monotonic()
-shutdown()
+exports.shutdown()
 print(json.dumps(time.monotonic() - began))
 """
 CALLER = {"traceparent": f"00-{0xABC:032x}-{0xDEF:016x}-01"}
+UNSAMPLED = {"traceparent": f"00-{0xABC:032x}-{0xDEF:016x}-00"}
 
 
 def run(program: str, headers: Mapping[str, str], **environ: str) -> Any:
@@ -224,49 +255,96 @@ def test_one_request_is_one_trace_over_processes(collector: Collector) -> None:
 
     spans = {span.name: (service, span) for service, span in received.spans}
     assert {name: service for name, (service, _) in spans.items()} == {
-        "generate": "gateway", "admit": "gateway", "route": "gateway",
-        "queue": "replica", "prefill": "replica", "decode": "replica",
+        "chat m": "gateway", "admit": "gateway", "route": "gateway",
+        "engine int8": "replica", "queue": "replica", "prefill": "replica", "decode": "replica",
     }  # fmt: skip
     assert {span.trace_id.hex() for _, span in received.spans} == {f"{0xABC:032x}"}
-    root = spans.pop("generate")[1]
+    root = spans["chat m"][1]
+    engine = spans["engine int8"][1]
     assert root.parent_span_id.hex() == f"{0xDEF:016x}"
-    assert root.kind == trace.SpanKind.SERVER.value + 1
-    assert {span.parent_span_id for _, span in spans.values()} == {root.span_id}
-    route = spans["route"][1]
-    assert route.end_time_unix_nano - route.start_time_unix_nano == 3
-    assert route.status.message == "full"
-    assert route.attributes[0].key == "jouleserve.variant"
+    assert root.kind == engine.kind == trace.SpanKind.SERVER.value + 1
+    assert {spans[name][1].parent_span_id for name in ("admit", "route", "engine int8")} == {
+        root.span_id
+    }
+    assert {spans[name][1].parent_span_id for name in ("queue", "prefill", "decode")} == {
+        engine.span_id
+    }
+    assert len({span.span_id for _, span in received.spans}) == len(spans)
+    check_faults(spans["route"][1], root)
     assert received.resources["replica"]["jouleserve.variant"] == "int8"
     assert received.resources["replica"]["service.namespace"] == "jouleserve"
+    assert len({each["service.instance.id"] for each in received.resources.values()}) == 2
 
     check_metrics(received.metrics)
 
 
+def check_faults(route: Any, root: Any) -> None:
+    assert route.end_time_unix_nano - route.start_time_unix_nano == 3
+    assert (route.status.code, route.status.message) == (trace.StatusCode.ERROR.value, "all are")
+    assert root.status.code == trace.StatusCode.UNSET.value, "the client's fault is not ours"
+    assert [event.name for event in root.events] == ["exception"]
+    attributes = {each.key: each.value for each in route.attributes}
+    assert attributes["jouleserve.variant"].string_value == "int8"
+    scores = attributes["jouleserve.candidates.score"].array_value.values
+    assert [each.double_value for each in scores] == [1.0, 2.5]
+
+
 def check_metrics(metrics: Mapping[str, Any]) -> None:
     requests = {
-        json.dumps({each.key: each.value.string_value for each in point.attributes}): point.as_int
+        frozenset((each.key, each.value.string_value) for each in point.attributes): point.as_int
         for point in metrics["jouleserve.requests"].sum.data_points
     }
-    served = {
-        telemetry.MODEL: "m", telemetry.VARIANT: "int8", telemetry.OUTCOME: "completed"
+    provider = {(names.PROVIDER, "jouleserve")}
+    served = {(names.MODEL, "m"), (names.VARIANT, "int8"), (names.OUTCOME, "completed")}
+    refused = {
+        (names.OUTCOME, "rejected"), (names.ERROR_TYPE, "overloaded"), (names.OBJECTIVES, "missed")
     }  # fmt: skip
-    refused = {telemetry.OUTCOME: "rejected", telemetry.ERROR_TYPE: "overloaded"}
-    assert requests == {json.dumps(served): 2, json.dumps(refused): 1}
+    assert requests == {frozenset(served | provider): 2, frozenset(refused | provider): 1}
+    assert metrics["jouleserve.requests"].sum.is_monotonic
     assert metrics["jouleserve.leases"].gauge.data_points[0].as_double == 4
-    (ttft_s,) = metrics["jouleserve.ttft_s"].histogram.data_points
-    assert (ttft_s.count, ttft_s.sum) == (2, pytest.approx(0.7))
-    assert 0.5 in ttft_s.explicit_bounds
+    (ttft_s,) = metrics["gen_ai.server.time_to_first_token"].histogram.data_points
+    assert (ttft_s.count, ttft_s.sum, ttft_s.min, ttft_s.max) == (2, pytest.approx(0.7), 0.3, 0.4)
+    assert ttft_s.bucket_counts[list(ttft_s.explicit_bounds).index(0.5)] == 2
     (energy_j,) = metrics["jouleserve.energy_j"].histogram.data_points
     assert energy_j.sum == 5
     assert metrics["jouleserve.energy_j"].unit == "J"
-    tokens = metrics["jouleserve.completion_tokens"].sum.data_points
-    assert sum(point.as_int for point in tokens) == 6
+    tokens = {
+        attribute.value.string_value: point.sum
+        for point in metrics["gen_ai.client.token.usage"].histogram.data_points
+        for attribute in point.attributes
+        if attribute.key == names.TOKEN_TYPE
+    }
+    assert tokens == {"input": 14, "output": 6}
 
 
 def test_nothing_is_set_up_when_nothing_is_asked() -> None:
-    said = run(IDLE, CALLER)
-    assert said["sdk"] == []
-    assert said["headers"] == CALLER, "a trace of others passes through"
+    assert run(IDLE, CALLER) == {
+        "observer": True, "nobody": True, "nobody here": True, "sdk": []
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("headers", "sampler", "begun", "joined"),
+    [
+        (CALLER, "", True, True),
+        (UNSAMPLED, "", False, False),
+        ({}, "", True, False),
+        ({"traceparent": "00-nonsense"}, "", True, False),
+        ({}, "always_off", False, False),
+        (CALLER, "parentbased_always_off", True, True),
+        ({}, "parentbased_always_off", False, False),
+        (UNSAMPLED, "always_on", True, False),
+    ],
+)
+def test_the_standard_sampler_decides_what_a_gateway_begins_and_that_what_a_replica_joins(
+    headers: dict[str, str],
+    sampler: str,
+    begun: bool,  # noqa: FBT001 (an expectation)
+    joined: bool,  # noqa: FBT001 (an expectation)
+    http_collector: Collector,
+) -> None:
+    asked = {"OTEL_TRACES_SAMPLER": sampler} if sampler else {}
+    assert run(SAMPLING, headers, **http_collector.environ, **asked) == [begun, joined]
 
 
 def test_a_collector_that_is_gone_does_not_hold_a_process_up() -> None:
@@ -317,41 +395,48 @@ def test_standard_variables_decide(
 
 
 @pytest.mark.parametrize(
+    ("environ", "metrics", "scrape"),
+    [
+        ({"OTEL_METRICS_EXPORTER": "prometheus"}, None, ("localhost", 9464)),
+        ({"OTEL_METRICS_EXPORTER": "otlp, prometheus"}, "http/protobuf", ("localhost", 9464)),
+        (
+            {
+                "OTEL_METRICS_EXPORTER": "prometheus",
+                "OTEL_EXPORTER_PROMETHEUS_HOST": "0.0.0.0",
+                "OTEL_EXPORTER_PROMETHEUS_PORT": "9000",
+            },
+            None,
+            ("0.0.0.0", 9000),
+        ),
+        ({"OTEL_EXPORTER_PROMETHEUS_PORT": "9000"}, None, None),
+    ],
+)
+def test_metrics_are_fetched_pushed_or_both(
+    environ: dict[str, str], metrics: str | None, scrape: tuple[str, int] | None
+) -> None:
+    export = telemetry.wanted_export(environ)
+    assert (export.metrics, export.scrape) == (metrics, scrape)
+
+
+@pytest.mark.parametrize(
     ("environ", "message"),
     [
         ({"OTEL_TRACES_EXPORTER": "zipkin"}, "zipkin is not known; known are otlp, none"),
+        ({"OTEL_TRACES_EXPORTER": "prometheus"}, "prometheus is not known"),
+        (
+            {"OTEL_METRICS_EXPORTER": "otlp,statsd"},
+            "OTEL_METRICS_EXPORTER=statsd is not known; known are otlp, prometheus, none",
+        ),
         (
             {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": "http/json"},
             "http/json is not known; known are http/protobuf, grpc",
+        ),
+        (
+            {"OTEL_METRICS_EXPORTER": "prometheus", "OTEL_EXPORTER_PROMETHEUS_PORT": "99999"},
+            "OTEL_EXPORTER_PROMETHEUS_PORT=99999 is no port",
         ),
     ],
 )
 def test_unknown_values_are_refused(environ: dict[str, str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         telemetry.wanted_export(environ)
-
-
-# ----------------------------------------------------------------------------------- contexts
-
-
-@given(st.integers(1, 2**128 - 1), st.integers(1, 2**64 - 1), st.integers(0, 1))
-def test_what_is_injected_is_extracted(trace_id: int, span_id: int, flags: int) -> None:
-    span = trace.NonRecordingSpan(
-        trace.SpanContext(trace_id, span_id, is_remote=False, trace_flags=trace.TraceFlags(flags))
-    )
-    headers = telemetry.inject(span)
-    shouting = {name.upper(): value for name, value in headers.items()}
-    for each in (headers, shouting):
-        found = trace.get_current_span(telemetry.extract(each)).get_span_context()
-        assert (found.trace_id, found.span_id) == (trace_id, span_id)
-        assert found.trace_flags == flags
-
-
-@given(st.dictionaries(st.sampled_from(["traceparent", "tracestate", "x"]), st.text()))
-def test_malformed_headers_are_no_trace(headers: dict[str, str]) -> None:
-    assert telemetry.inject(telemetry.extract(headers)) == {}
-
-
-def test_monotonic_times_become_times_of_day() -> None:
-    error_ns = telemetry.epoch_ns(time.monotonic() - 5) - (time.time_ns() - 5_000_000_000)
-    assert abs(error_ns) < 50_000_000
