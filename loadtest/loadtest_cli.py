@@ -18,6 +18,7 @@ app = typer.Typer(
 app.command("run")(live_cli.run)
 app.command("scenarios")(live_cli.scenarios)
 app.command("report")(report_cli.report)
+app.command("compare")(report_cli.compare)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path  # noqa: TC003 (typer reads annotations)
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -48,6 +48,38 @@ def report(
             typer.echo(json_form.written(made, folder.REPORT_FORM), nl=False)
         else:
             _print(report_table(made))
+
+
+def compare(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(help="Two runs or more, files or folders; all are compared with the first."),
+    ],
+    *,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for comparison.json, comparison.html and comparison.txt."),
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Compare runs with the first, request by request where they had the same schedule."""
+    from loadtest.reports import folder, json_form
+    from loadtest.reports.comparison_table import comparison_table
+    from loadtest.reports.differences import compare_runs, labelled
+    from loadtest.run_file import load_run
+
+    with _told():
+        if len(runs) < 2:  # noqa: PLR2004 (a comparison is of two)
+            raise LoadtestError("a comparison needs two runs or more")
+        files = [run_file(path) for path in runs]
+        found = labelled(files, [load_run(path) for path in files])
+        made = compare_runs(found)
+        if out is not None:
+            folder.save_comparison(made, found, out)
+        if json:
+            typer.echo(json_form.written(made, folder.COMPARISON_FORM), nl=False)
+        else:
+            _print(comparison_table(made))
 
 
 def run_file(path: Path) -> Path:

@@ -7,6 +7,7 @@ counters see what idles: this says which of the two kinds of joules a figure is 
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -103,6 +104,29 @@ def energy_of(run: Run, requests: Requests, good: NDArray[np.bool_], counts: Cou
         gco2e_per_request=_ratio(gco2e, completed),
         mean_awake_replicas=float(np.mean(awake)) if awake else math.nan,
     )
+
+
+def energy_in(run: Run, edges: Floats) -> tuple[Floats, Floats]:
+    """Give joules of the server's counters, and tokens, between neighbouring instants.
+
+    Args:
+        run: whose counters can be used (`counted`).
+        edges: instants, rising.
+
+    """
+    points = [(each.at_s, each.energy_j) for each in run.samples if math.isfinite(each.energy_j)]
+    at_s, energy_j = np.array(points).T
+    joules: Floats = np.diff(np.interp(edges, at_s, energy_j))
+    tokens = [
+        float(
+            (
+                _share_within(run.requests, begin_s, end_s, run.ended_at_s)
+                * run.requests.completion_tokens
+            ).sum()
+        )
+        for begin_s, end_s in pairwise(edges.tolist())
+    ]
+    return joules, np.array(tokens)
 
 
 def _share_within(requests: Requests, begin_s: float, end_s: float, over_s: float) -> Floats:

@@ -1,4 +1,4 @@
-"""The files that a run leaves behind: itself, and its report in three forms.
+"""The files that a run leaves behind: itself, and its report in three forms; those of a comparison.
 
 Its own module because live and virtual runs leave the same, under the same names.
 """
@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from loadtest.reports.comparison_page import comparison_page
+from loadtest.reports.comparison_table import comparison_table
 from loadtest.reports.json_form import written
 from loadtest.reports.measures import report_of
 from loadtest.reports.report_page import report_page
@@ -17,14 +19,17 @@ from loadtest.reports.report_table import report_table
 from loadtest.run_file import save_run
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from rich.console import RenderableType
 
+    from loadtest.reports.comparison_values import Comparison
     from loadtest.reports.values import Report
     from loadtest.run import Run
 
 REPORT_FORM = "jouleserve-report/1"
+COMPARISON_FORM = "jouleserve-comparison/1"
 RUN_FILE = "run.json.gz"
 # Of tables in files.
 _WIDTH = 110
@@ -53,6 +58,17 @@ def save_report(run: Run, folder: Path) -> Report:
     (folder / "report.html").write_text(report_page(run, report), encoding="utf-8")
     (folder / "report.txt").write_text(as_text(report_table(report)), encoding="utf-8")
     return report
+
+
+def save_comparison(comparison: Comparison, runs: Sequence[tuple[str, Run]], folder: Path) -> None:
+    """Write a comparison (`comparison.json`, `.html` and `.txt`) of runs with their labels."""
+    folder.mkdir(parents=True, exist_ok=True)
+    document = written(comparison, COMPARISON_FORM)
+    (folder / "comparison.json").write_text(document, encoding="utf-8")
+    html = comparison_page(comparison, runs)
+    (folder / "comparison.html").write_text(html, encoding="utf-8")
+    text = as_text(comparison_table(comparison))
+    (folder / "comparison.txt").write_text(text, encoding="utf-8")
 
 
 def as_text(table: RenderableType) -> str:

@@ -39,12 +39,12 @@ def charts_of(run: Run) -> tuple[Chart, ...]:
     rows = within(requests, window)
     charts = (
         *_distributions(run, requests.select(rows)),
-        _over_time("TTFT over time", "ms", requests, _MS * requests.ttft_s, window),
-        _over_time("TPOT over time", "ms", requests, _MS * requests.tpot_s, window),
+        percentiles_over_time("TTFT over time", "ms", requests, _MS * requests.ttft_s, window),
+        percentiles_over_time("TPOT over time", "ms", requests, _MS * requests.tpot_s, window),
         _rates(requests, window),
         _in_flight(run, requests, window),
         *_lateness(run, requests, window),
-        *_power(run, requests, window),
+        Chart("Power", _SECONDS, "W", tuple(power(run, requests)), shade=window),
         *_troubles(requests, window),
     )
     return tuple(chart for chart in charts if chart.series)
@@ -89,8 +89,10 @@ def _bins(requests: Requests) -> Floats:
     return np.linspace(0.0, max(last_s, _SHORTEST_BIN_S) * (1 + 1e-9), count + 1)
 
 
-def _over_time(title: str, unit: str, requests: Requests, values: Floats, window: Window) -> Chart:
-    """Percentiles of what was scheduled in each bin."""
+def percentiles_over_time(
+    title: str, unit: str, requests: Requests, values: Floats, window: Window
+) -> Chart:
+    """Draw the median and the 99th percentile of what was scheduled in each bin."""
     edges = _bins(requests)
     there = np.isfinite(values) & np.isfinite(requests.scheduled_at_s)
     places = np.searchsorted(edges, requests.scheduled_at_s[there], side="right") - 1
@@ -151,23 +153,23 @@ def _in_flight(run: Run, requests: Requests, window: Window) -> Chart:
 def _lateness(run: Run, requests: Requests, window: Window) -> Iterator[Chart]:
     if run.source == "live":
         title = "Lateness of the sender"
-        yield _over_time(title, "ms", requests, _MS * requests.lateness_s, window)
+        yield percentiles_over_time(title, "ms", requests, _MS * requests.lateness_s, window)
 
 
-def _power(run: Run, requests: Requests, window: Window) -> Iterator[Chart]:
-    edges = _bins(requests)
+def power(run: Run, requests: Requests) -> list[Series]:
+    """Draw what the server says of itself, and what it attributed to requests."""
     series = []
     drawn = [(each.at_s, each.power_w) for each in run.samples if math.isfinite(each.power_w)]
     if drawn:
         at_s, power_w = np.array(drawn).T
         series.append(Series("server", at_s, power_w))
     if np.isfinite(requests.energy_j).any():
-        joules = _spread(requests, edges)
-        watts = joules / np.diff(edges)
+        edges = _bins(requests)
+        watts = _spread(requests, edges) / np.diff(edges)
         series.append(
             Series("attributed to requests", edges, np.append(watts, watts[-1]), steps=True)
         )
-    yield Chart("Power", _SECONDS, "W", tuple(series), shade=window)
+    return series
 
 
 def _spread(requests: Requests, edges: Floats) -> Floats:
