@@ -156,6 +156,10 @@ class VirtualCluster:
         self._arrivals = iter(workload.requests)
         self._next_arrival()
 
+    def arrives(self, request: TraceRequest) -> None:
+        """Let one request come at its instant, beside those of the workload."""
+        self.events.at(request.at_s, partial(self._serve, request))
+
     # ── books ───────────────────────────────────────────────────────────────
 
     def balance(self) -> Balance:
@@ -269,10 +273,13 @@ class VirtualCluster:
             self.events.at(request.at_s, partial(self._arrive, request))
 
     def _arrive(self, request: TraceRequest) -> None:
+        self._serve(request)
+        self._next_arrival()
+
+    def _serve(self, request: TraceRequest) -> None:
         gateways = self._gateways
         turn = sum(gateway.injected for gateway in gateways) if len(gateways) > 1 else 0
         gateways[turn % len(gateways)].arrive(request)
-        self._next_arrival()
 
     def _scale(self) -> None:
         now_s = self.events.now_s
