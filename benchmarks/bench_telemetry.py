@@ -33,8 +33,13 @@ CONFIG = """
 models:
   - name: echo
     variants:
-      - {name: large, engine: echo, accelerator: cpu, cpus_per_replica: 0.1, max_context_tokens: 1024,
-         min_replicas: 2, echo: {decode_step_s: 0.01, prefill_tokens_per_s: 100000}}
+      - name: large
+        engine: echo
+        accelerator: cpu
+        cpus_per_replica: 0.1
+        max_context_tokens: 1024
+        min_replicas: 2
+        echo: {decode_step_s: 0.01, prefill_tokens_per_s: 100000}
 planner: {autoscaler: queue_based}
 """
 PROMPT = list(range(1000, 1064))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.cluster.live_cluster import running
+from tests.cluster.live_cluster import free_ports, running
 from tests.cluster.otlp_collector import OtlpCollector
 
 if TYPE_CHECKING:
@@ -54,14 +54,23 @@ def collector() -> Iterator[OtlpCollector]:
 
 
 @pytest.fixture(scope="session")
+def metrics_port() -> int:
+    """Give the port at which the cluster's metrics wait to be fetched."""
+    return free_ports(1)[0]
+
+
+@pytest.fixture(scope="session")
 def cluster(
-    tmp_path_factory: pytest.TempPathFactory, collector: OtlpCollector
+    tmp_path_factory: pytest.TempPathFactory, collector: OtlpCollector, metrics_port: int
 ) -> Iterator[LiveCluster]:
     """Give the cluster."""
     environment = {
         "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
-        "OTEL_METRICS_EXPORTER": "none",
+        "OTEL_METRICS_EXPORTER": "prometheus",
+        "OTEL_EXPORTER_PROMETHEUS_HOST": "127.0.0.1",
+        "OTEL_EXPORTER_PROMETHEUS_PORT": str(metrics_port),
         "OTEL_BSP_SCHEDULE_DELAY": "200",
+        "JOULESERVE_LOG_FORMAT": "json",
     }
     with running(tmp_path_factory.mktemp("cluster"), CONFIG, environment) as cluster:
         yield cluster

@@ -124,6 +124,7 @@ class LiveCluster:
         http_url: of its HTTP ingress.
         probe: asks its replicas themselves.
         environ: in which its commands find it.
+        directory: of Ray's files, logs among them; empty where others have started Ray.
 
     """
 
@@ -131,6 +132,7 @@ class LiveCluster:
     http_url: str
     probe: ReplicaProbe
     environ: Mapping[str, str] = field(default_factory=dict)
+    directory: str = ""
 
     def client(self) -> AsyncClient:
         """Make a client on connections of its own."""
@@ -219,7 +221,7 @@ def running(
         "XDG_STATE_HOME": str(directory),
         **(environment or {}),
     }
-    grpc_port, http_port = _free_ports(2)
+    grpc_port, http_port = free_ports(2)
     ports = ["--grpc-port", str(grpc_port), "--http-port", str(http_port)]
     if ray_address is not None:
         ports += ["--address", ray_address]
@@ -229,7 +231,8 @@ def running(
         probe = ReplicaProbe(record)
         try:
             url = f"http://127.0.0.1:{http_port}"
-            yield LiveCluster(f"127.0.0.1:{grpc_port}", url, probe, environ)
+            address = f"127.0.0.1:{grpc_port}"
+            yield LiveCluster(address, url, probe, environ, record["directory"] or "")
         finally:
             probe.close()
             if os.environ.get("KEEP_CLUSTER_LOGS"):  # For who looks for a failure's cause.
@@ -257,7 +260,8 @@ def _jouleserve(environ: Mapping[str, str], limit_s: float, *arguments: str) -> 
     return done.stdout
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Give ports of this machine that nobody listens on just now."""
     listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [listener.getsockname()[1] for listener in listeners]
     for listener in listeners:

@@ -7,19 +7,30 @@ from __future__ import annotations
 
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 if TYPE_CHECKING:
+    from opentelemetry.proto.resource.v1.resource_pb2 import Resource
     from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+
+SERVICE = "service.name"
+
+
+class Received(NamedTuple):
+    """A span, and the service whose process has sent it."""
+
+    service: str
+    span: Span
 
 
 class OtlpCollector:
     """Listens on a free port of this machine while it is entered."""
 
     def __init__(self) -> None:
-        self._spans: list[Span] = []
+        self._spans: list[Received] = []
         self._lock = threading.Lock()
         collector = self
 
@@ -44,7 +55,7 @@ class OtlpCollector:
         request = ExportTraceServiceRequest.FromString(body)
         with self._lock:
             self._spans += [
-                span
+                Received(_service(resource.resource), span)
                 for resource in request.resource_spans
                 for scope in resource.scope_spans
                 for span in scope.spans
@@ -56,10 +67,10 @@ class OtlpCollector:
         with self._lock:
             return len(self._spans)
 
-    def trace(self, trace_id: str) -> list[Span]:
+    def trace(self, trace_id: str) -> list[Received]:
         """Give the spans of a trace that have come so far."""
         with self._lock:
-            return [span for span in self._spans if span.trace_id.hex() == trace_id]
+            return [each for each in self._spans if each.span.trace_id.hex() == trace_id]
 
     def __enter__(self) -> Self:
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
@@ -68,3 +79,8 @@ class OtlpCollector:
     def __exit__(self, *_: object) -> None:
         self._server.shutdown()
         self._server.server_close()
+
+
+def _service(resource: Resource) -> str:
+    (name,) = (each.value.string_value for each in resource.attributes if each.key == SERVICE)
+    return name
