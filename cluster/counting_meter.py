@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from cluster.energy_counters import CounterError, CounterTotal
+from cluster.energy_counters import CounterError, CounterTotal, Fault
 from cluster.meters import Reading
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class _Device:
         self.lost = False
         self.read_at_s = float("-inf")
 
-    def sample(self, now_s: float) -> tuple[int, str]:
+    def sample(self, now_s: float) -> tuple[int, Fault | None]:
         """Read it; say what it has counted since, and what is wrong."""
         before_nj = self.total.total_nj
         try:
@@ -74,12 +74,12 @@ class _Device:
         except CounterError as error:
             self.lost = True
             self.total.lose()
-            return 0, str(error)
+            return 0, Fault(str(error), "")
         self.read_at_s = reading.at_s
         was_lost, self.lost = self.lost, False
         fault = self.total.take(reading)
         if was_lost:
-            fault = fault or "is read again"
+            fault = fault or Fault("could not be read for a while", "")
         return self.total.total_nj - before_nj, fault
 
 
@@ -127,10 +127,10 @@ class CountersMeter:
         for device in self._devices:
             rise_nj, fault = device.sample(now_s)
             counted_nj += rise_nj
-            if fault:
-                faults.append(f"{device.counter.name} {fault}")
+            if fault is not None:
+                faults.append(Fault(f"{device.counter.name} {fault.reason}", fault.detail))
         known = self._reading
-        trouble = self._trouble("; ".join(faults), now_s)
+        trouble = self._trouble(faults, now_s)
         self._reading = Reading(
             known.energy_nj + self._share.of(counted_nj),
             min((device.read_at_s for device in self._devices), default=now_s),
@@ -138,12 +138,14 @@ class CountersMeter:
             trouble,
         )
 
-    def _trouble(self, fault: str, now_s: float) -> str:
+    def _trouble(self, faults: list[Fault], now_s: float) -> str:
         """Tell a fault, and go on telling it for a while; log it once."""
-        if fault:
-            if fault != self._reading.trouble:
-                logger.warning("energy counter: %s", fault)
+        if faults:
+            trouble = "; ".join(fault.reason for fault in faults)
+            if trouble != self._reading.trouble:
+                details = "; ".join(filter(None, (fault.detail for fault in faults)))
+                logger.warning("energy counter: %s: %s", trouble, details or "it is modelled")
             self._told_at_s = now_s
-            return fault
+            return trouble
         fresh = now_s - self._told_at_s < TROUBLE_MEMORY_S
         return self._reading.trouble if fresh else ""

@@ -29,6 +29,19 @@ class RawReading(NamedTuple):
     at_s: float
 
 
+class Fault(NamedTuple):
+    """Why what a counter has counted is not known.
+
+    Attributes:
+        reason: always in the same words.
+        detail: in figures.
+
+    """
+
+    reason: str
+    detail: str
+
+
 class EnergyCounter(Protocol):
     """A counter of one device."""
 
@@ -78,27 +91,25 @@ class CounterTotal:
         """Forget the newest reading: what the next one adds to it would be unknown."""
         self._last = None
 
-    def take(self, reading: RawReading) -> str:
-        """Take the next reading; say why what it adds is unknown, or nothing.
+    def take(self, reading: RawReading) -> Fault | None:
+        """Take the next reading; say why what it adds is unknown, if it is.
 
         A reading that cannot be is where the next one is counted from.
         """
         last, self._last = self._last, reading
         if last is None:
-            return ""
+            return None
         span_s = max(0.0, reading.at_s - last.at_s)
         rise_nj = reading.energy_nj - last.energy_nj
         most_nj = self._most_w * (span_s + RENEWAL_S) * 1e9
         if rise_nj < 0 and self._wrap_nj is not None:
             rise_nj += self._wrap_nj
         if self._wrap_nj is not None and most_nj >= self._wrap_nj:
-            return f"not read for {span_s:.0f} s, in which it may have wrapped more than once"
+            return Fault("may have wrapped more than once", f"not read for {span_s:.0f} s")
         if rise_nj < 0 or (reading.energy_nj < last.energy_nj and rise_nj > most_nj):
-            return (
-                f"went back from {last.energy_nj / 1e9:.3f} to {reading.energy_nj / 1e9:.3f} J:"
-                " it was reset"
-            )
+            before_j, after_j = last.energy_nj / 1e9, reading.energy_nj / 1e9
+            return Fault("was reset", f"from {before_j:.3f} to {after_j:.3f} J")
         if rise_nj > most_nj:
-            return f"jumped by {rise_nj / 1e9:.0f} J in {span_s:.1f} s, which no device draws"
+            return Fault("jumped", f"by {rise_nj / 1e9:.0f} J in {span_s:.1f} s")
         self.total_nj += rise_nj
-        return ""
+        return None

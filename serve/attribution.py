@@ -268,14 +268,19 @@ class Ledger:
         self._settled_nj += prefill_nj + decode_nj
         return self._energy(account, prefill_nj, decode_nj)
 
-    def drop(self, request_id: str) -> None:
-        """Close the account of a request that did not finish; nothing if it is not open."""
+    def drop(self, request_id: str, now_s: float | None = None) -> RequestEnergy | None:
+        """Close the account of a request that did not finish; None if it is not open."""
         account = self._accounts.get(request_id)
-        if account is not None:
-            tokens = account.prompt_tokens
-            started = request_id in self._decoding
-            parts = self._end(request_id, tokens if started else self._unclaimed(tokens))
-            self._dropped_nj += sum(parts)
+        if account is None:
+            return None
+        self._now_s = max(self._now_s, now_s or 0.0)
+        tokens = account.prompt_tokens
+        started = request_id in self._decoding
+        prefill_nj, decode_nj = self._end(
+            request_id, tokens if started else self._unclaimed(tokens)
+        )
+        self._dropped_nj += prefill_nj + decode_nj
+        return self._energy(account, prefill_nj, decode_nj)
 
     def _end(self, request_id: str, prefill_tokens: int) -> tuple[int, int]:
         """Take a request off the books; gives its energies of prefill and decode."""

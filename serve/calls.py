@@ -7,6 +7,7 @@ behind it knows which of the two a client spoke.
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -41,6 +42,7 @@ class Wishes:
         min_quality: overrides the class's floor.
         variant: the only variant that may serve it.
         explain: give every candidate's score with the outcome.
+        tenant: whose energy it is; empty is nobody's in particular.
 
     """
 
@@ -50,15 +52,23 @@ class Wishes:
     min_quality: float | None = None
     variant: str = ""
     explain: bool = False
+    tenant: str = ""
+
+
+_TENANT = re.compile(r"[A-Za-z0-9._-]{0,64}")
 
 
 def checked_wishes(given: Wishes) -> Wishes:
     """Return the wishes if they can be meant.
 
     Raises:
-        BadRequestError: an objective that no time or quality can have.
+        BadRequestError: an objective that no time or quality can have, or no tenant's name.
 
     """
+    if not _TENANT.fullmatch(given.tenant):
+        raise BadRequestError(
+            f"tenant is {given.tenant[:80]!r}; give at most 64 letters, digits and ._-"
+        )
     for name in ("ttft_s", "tpot_s"):
         value = getattr(given, name)
         if value is not None and not (value > 0 and math.isfinite(value)):
@@ -148,6 +158,7 @@ class Outcome:
         latency: as the gateway measured it.
         resumes: gateways and replicas that were lost under it after its first token.
         replayed_tokens: that were computed again for it.
+        gco2e: grams that its energy emits; None where no intensity is known.
 
     """
 
@@ -161,6 +172,7 @@ class Outcome:
     latency: Latency
     resumes: int = 0
     replayed_tokens: int = 0
+    gco2e: float | None = None
 
 
 class Journey:

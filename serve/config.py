@@ -13,6 +13,7 @@ from pydantic import Field
 
 from cluster.accelerators import CATALOGUE
 from scheduler.policies import POLICIES
+from serve.config_energy import CarbonConfig, EnergyConfig
 from serve.config_models import ModelConfig, VariantConfig
 from serve.config_planner import NodeGroupConfig, PlannerConfig
 from serve.config_section import Fault, Section
@@ -68,17 +69,6 @@ class SchedulerConfig(Section):
                 f"{self.stale_after_s} would call every replica stale; at least twice"
                 f" report_period_s, {2 * self.report_period_s}",
             )
-
-
-class EnergyConfig(Section):
-    """How joules are known."""
-
-    meter: Literal["auto", "model", "nvml", "rapl"] = "auto"
-    """`nvml` reads the counters of NVIDIA GPUs, `rapl` those of processors, `model` predicts from
-    each variant's profile and works on every machine. `auto` takes the counter of whatever a
-    replica computes on where there is one, else the model. Replies and `status` say which."""
-    max_tenants: Annotated[int, Field(ge=1, le=100_000)] = 256
-    """Tenants that a gateway keeps books of; those that come later are one, named `other`."""
 
 
 class GatewayConfig(Section):
@@ -137,6 +127,8 @@ class Config(Section):
     nodes that Ray has, which are always on."""
     energy: EnergyConfig = EnergyConfig()
     """How joules are known."""
+    carbon: CarbonConfig = CarbonConfig()
+    """What a kilowatt hour from the grid emits."""
     gateway: GatewayConfig = GatewayConfig()
     """Where and how clients are received."""
 

@@ -21,6 +21,7 @@ from scheduler.requests import ModelName, Objective, Request, RequestId, Variant
 from scheduler.routing import Latencies, Learner
 from serve import resuming
 from serve.calls import Journey, OpeningDelta, Outcome
+from serve.energy_books import EnergyBooks
 from serve.engine import EngineRequest
 from serve.errors import (
     BadRequestError,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping
     from random import Random
 
+    from cluster.carbon import Grid
     from scheduler.fleet import Variant
     from scheduler.routing import Policy
     from serve.calls import Call, Wishes
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
     from serve.config_models import ModelConfig
     from serve.engine import EngineDelta, EngineFinish
     from serve.engines import Attempt, Engines
+    from serve.frames import RequestEnergy
     from serve.tracing import Tracer
     from serve.traffic_counts import TrafficCounts
 
@@ -71,6 +74,7 @@ class Dispatcher:
         traffic: TrafficCounts,
         hurry: Callable[[], None],
         trace: Tracer = nobody,
+        grid: Grid | None = None,
     ) -> None:
         """Serve with these parts.
 
@@ -85,10 +89,14 @@ class Dispatcher:
             traffic: counts what comes, for the planner.
             hurry: tells the planner that a call waits for a replica.
             trace: begins the trace of every call.
+            grid: whose electricity it is; None where nobody knows its intensity.
 
         """
         self.tally = Tally()
         self.decisions = RecentDecisions()
+        self.books = EnergyBooks(config.energy.max_tenants)
+        self._grid = grid
+        engines.on_dropped = self._dropped
         self._config = config
         self._engines = engines
         self._placer = Placer(config, engines, policy, rng, traffic, hurry)
@@ -300,6 +308,7 @@ class Dispatcher:
             replayed_token_ids=list(journey.token_ids),
         )
         self._engines.prefixes.stored(decision.replica, left.prefix_blocks)
+        self.books.began(number, journey, decision.variant)
         return self._engines.begin(lease, decision.variant, engine_request, list(decision.ranking))
 
     def _deadline_s(self, call: Call) -> float:
@@ -345,7 +354,17 @@ class Dispatcher:
             latency=journey.latency(),
             resumes=journey.resumes,
             replayed_tokens=journey.replayed_tokens,
+            gco2e=self._gco2e(energy.energy_j),
         )
+        self.books.finished(attempt.lease.lease_id, journey.outcome)
+
+    def _dropped(self, number: int, energy: RequestEnergy) -> None:
+        """Book what an attempt has used that did not finish."""
+        self.books.dropped(number, energy.energy_j, self._gco2e(energy.energy_j))
+
+    def _gco2e(self, energy_j: float) -> float | None:
+        intensity = None if self._grid is None else self._grid.now()
+        return None if intensity is None else intensity.gco2e(energy_j)
 
     def _learn(self, journey: Journey, request: Request) -> None:
         """Know better next time how long completions are, and how well latencies are predicted."""

@@ -116,7 +116,7 @@ class EnergyWindow:
         age_s = self._now_s - reading.at_s
         if reading.trouble or age_s <= STALE_S:
             return reading.trouble
-        return f"no reading for {age_s:.0f} s; energy is modelled meanwhile"
+        return f"no reading for more than {STALE_S:g} s; energy is modelled meanwhile"
 
     @property
     def counts(self) -> bool:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from scheduler.fleet import Fleet, ReplicaReport, Sleeper, Variant
     from serve.engine import EngineRequest
-    from serve.frames import Frame
+    from serve.frames import Frame, RequestEnergy
     from serve.membership import Membership
 
 logger = logging.getLogger("jouleserve.serve")
@@ -73,8 +73,17 @@ class Attempt:
     accepted: bool = False
 
 
+def _nobody_asks(_number: int, _energy: RequestEnergy) -> None:
+    """Nobody keeps books of energy."""
+
+
 class Engines:
-    """Keeps the books about replicas; implements `link.LinkListener`."""
+    """Keeps the books about replicas; implements `link.LinkListener`.
+
+    Attributes:
+        on_dropped: told what attempts have used that did not finish.
+
+    """
 
     def __init__(
         self,
@@ -100,6 +109,7 @@ class Engines:
         self.coming: frozenset[VariantName] = frozenset()
         self.prefixes = PrefixIndex()
         self._board = FleetBoard(variants, self.leases, prefixes=self.prefixes, calibrated=True)
+        self.on_dropped: Callable[[int, RequestEnergy], None] = _nobody_asks
         self._handles = handles
         self._clock = clock
         self._attempts: dict[int, Attempt] = {}
@@ -175,6 +185,8 @@ class Engines:
             if self.rests(link.replica):
                 self._set_working(link.replica)
             self._tell()
+        for number, energy in frame.dropped:
+            self.on_dropped(number, energy)
         for part in frame.streams:
             attempt = self._attempts.get(part.stream)
             if part.error is not None and part.error[0] == EngineDeadError.__name__:
@@ -216,6 +228,14 @@ class Engines:
         if not self.reports:
             return None
         return sum(report.power_w for report in self.reports.values())
+
+    def meter_troubles(self) -> dict[VariantName, str]:
+        """What is wrong with the energy meters of replicas, one for each variant."""
+        return {
+            link.variant: report.meter_trouble
+            for replica, report in self.reports.items()
+            if report.meter_trouble and (link := self.links.get(replica))
+        }
 
     def waiting(self) -> dict[VariantName, int]:
         """Requests that replicas have accepted and no place in their batch for."""

@@ -64,6 +64,7 @@ class Frame(NamedTuple):
         accepted: streams of this gateway that the report, and all later ones, count.
         streams: in the order of their first token.
         report: the replica's totals, unless the previous one still holds.
+        dropped: what streams of this gateway have used that did not finish.
 
     """
 
@@ -71,3 +72,4 @@ class Frame(NamedTuple):
     accepted: list[int]
     streams: list[StreamFrame]
     report: ReplicaReport | None = None
+    dropped: tuple[tuple[int, RequestEnergy], ...] = ()

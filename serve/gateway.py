@@ -37,6 +37,7 @@ from serve.dashboard.broadcast import Broadcast
 from serve.dashboard.snapshot import DECISIONS, Snapshot
 from serve.dashboard.web import INDEX, Dashboard
 from serve.dispatcher import Dispatcher
+from serve.emissions import grid
 from serve.engines import Engines
 from serve.errors import JouleserveError, UnattainableError, UnauthenticatedError, known_model
 from serve.frontends import load_frontends, openai_routes
@@ -112,6 +113,7 @@ class Gateway:
         models = frozenset(self._frontends)
         self._observer = observer(self._exports, models)
         self._met = ObjectivesMet()
+        self._grid = await asyncio.to_thread(grid, self._config.carbon)
         self._dispatcher = Dispatcher(
             self._config,
             self._variants,
@@ -123,6 +125,7 @@ class Gateway:
             self._traffic,
             _nobody_waits if self._plan is None else self._plan.hurry,
             tracer(self._exports, models),
+            self._grid,
         )
         self._openai = openai_routes(
             self._frontends, self._dispatcher.serve, self._config.gateway.max_request_bytes
@@ -134,6 +137,8 @@ class Gateway:
         self._tasks = [asyncio.create_task(self._sweep(), name="lease sweep")]
         if self._plan is not None:
             self._tasks.append(asyncio.create_task(self._plan.run(), name="planner link"))
+        if self._grid is not None:
+            self._tasks.append(asyncio.create_task(self._grid.run(), name="carbon intensity"))
         # For metrics, which another thread reads; the planner exports what it finds itself.
         self._found: tuple[Trouble, ...] = ()
         self._news_numbers = itertools.count()
@@ -189,6 +194,7 @@ class Gateway:
             async with contextlib.aclosing(self._dispatcher.serve(call)) as items:
                 async for item in items:
                     if isinstance(item, Outcome):
+                        grpc_api.set_cost(grpc_context, item)
                         yield grpc_api.finish(item, explain=request.explain)
                     else:
                         yield grpc_api.tokens(item)
@@ -252,6 +258,9 @@ class Gateway:
             self._config, self._engines, self._dispatcher.tally, self._troubles(), now_s
         )
         answer.service_classes.extend(status.service_classes(self._met, now_s))
+        answer.accounts.extend(status.accounts(self._dispatcher.books))
+        if (intensity := status.carbon(self._grid)) is not None:
+            answer.carbon.CopyFrom(intensity)
         newest = self._dispatcher.decisions.newest(decisions)
         answer.decisions.extend(status.decisions(newest, now_s))
         return answer
@@ -324,7 +333,9 @@ class Gateway:
         )
 
     def _own_troubles(self) -> tuple[Trouble, ...]:
-        return (*self._unserved(), *(() if self._plan is None else self._plan.silence()))
+        silence = () if self._plan is None else self._plan.silence()
+        unmetered = troubles.of_energy(self._engines.meter_troubles(), self._grid)
+        return (*self._unserved(), *silence, *unmetered)
 
     def _troubles(self) -> tuple[Trouble, ...]:
         planned = () if self._plan is None else self._plan.latest.troubles

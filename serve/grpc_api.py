@@ -58,6 +58,21 @@ def set_error(context: StatusContext, error: JouleserveError) -> None:
     context.set_trailing_metadata([("jouleserve-error", error.kind)])
 
 
+def set_cost(context: StatusContext, outcome: Outcome) -> None:
+    """Say in the trailing metadata what a call has used, for those who read no messages."""
+    energy = outcome.energy
+    pairs = [
+        ("jouleserve-energy-j", f"{energy.energy_j:.6f}"),
+        ("jouleserve-energy-method", energy.method),
+        ("jouleserve-energy-boundary", energy.boundary),
+        ("jouleserve-energy-share", f"{energy.share:.6f}"),
+        ("jouleserve-mean-power-w", f"{energy.mean_power_w:.3f}"),
+    ]
+    if outcome.gco2e is not None:
+        pairs.append(("jouleserve-gco2e", f"{outcome.gco2e:.9f}"))
+    context.set_trailing_metadata(pairs)
+
+
 def check(request: pb.GenerateRequest, limit_bytes: int) -> None:
     """Refuse what no model has to be asked about.
 
@@ -135,6 +150,7 @@ def wishes(request: pb.GenerateRequest) -> Wishes:
             service_class=request.service_class,
             variant=request.variant,
             explain=request.explain,
+            tenant=request.tenant,
             **given,
         )
     )
@@ -198,13 +214,7 @@ def finish(outcome: Outcome, *, explain: bool) -> pb.GenerateResponse:
                 latency=pb.Latency(
                     ttft_s=latency.ttft_s, tpot_s=latency.tpot_s, e2e_s=latency.e2e_s
                 ),
-                energy=pb.Energy(
-                    energy_j=energy.prefill_j + energy.decode_j,
-                    prefill_j=energy.prefill_j,
-                    decode_j=energy.decode_j,
-                    method=energy.method,
-                    boundary=energy.boundary,
-                ),
+                energy=pb.Energy(energy_j=energy.energy_j, gco2e=outcome.gco2e, **energy._asdict()),
                 resumes=outcome.resumes,
                 replayed_tokens=outcome.replayed_tokens,
             ),

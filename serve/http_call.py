@@ -26,6 +26,7 @@ class WishFields(BaseModel):
     min_quality: float | None = None
     variant: str = ""
     explain: bool = False
+    tenant: str = ""
 
 
 @dataclass(slots=True)
@@ -80,7 +81,12 @@ def extension(http: HttpCall) -> dict[str, Any]:
     parts = [_part(outcome, explain=http.wishes.explain) for outcome in http.outcomes]
     if len(parts) == 1:
         return parts[0]
-    return {"energy_j": sum(part["energy"]["energy_j"] for part in parts), "parts": parts}
+    grams = [part["energy"]["gco2e"] for part in parts]
+    return {
+        "energy_j": sum(part["energy"]["energy_j"] for part in parts),
+        "gco2e": None if None in grams else sum(grams),
+        "parts": parts,
+    }
 
 
 def _part(outcome: Outcome, *, explain: bool) -> dict[str, Any]:
@@ -90,7 +96,7 @@ def _part(outcome: Outcome, *, explain: bool) -> dict[str, Any]:
         "variant": outcome.variant,
         "replica": outcome.replica,
         "reason": outcome.reason,
-        "energy": {"energy_j": energy.prefill_j + energy.decode_j, **energy._asdict()},
+        "energy": {"energy_j": energy.energy_j, **energy._asdict(), "gco2e": outcome.gco2e},
         "latency": asdict(outcome.latency),
     }
     if explain:

@@ -20,11 +20,13 @@ class Taken(NamedTuple):
     Attributes:
         accepted: streams accepted since the previous one.
         streams: in the order in which each first had something.
+        dropped: what streams have used that did not finish.
 
     """
 
     accepted: list[int]
     streams: list[StreamFrame]
+    dropped: tuple[tuple[int, RequestEnergy], ...] = ()
 
 
 class Outbox:
@@ -39,6 +41,7 @@ class Outbox:
         self._open: set[int] = set()
         self._accepted: dict[int, None] = {}  # A set that keeps its order.
         self._pending: dict[int, StreamFrame] = {}
+        self._dropped: list[tuple[int, RequestEnergy]] = []
         self._filled = asyncio.Event()
         self._turn = 0
 
@@ -90,6 +93,10 @@ class Outbox:
             self._accepted.pop(stream, None)
             self._pending.pop(stream, None)
 
+    def spent(self, stream: int, energy: RequestEnergy) -> None:
+        """Say what a stream has used that did not finish; it travels with whatever comes next."""
+        self._dropped.append((stream, energy))
+
     async def take(self, timeout_s: float) -> Taken:
         """Wait until there is something, or until the time is over, and empty the outbox.
 
@@ -107,7 +114,8 @@ class Outbox:
         await asyncio.sleep(0)
         if turn != self._turn:
             return Taken([], [])
-        taken = Taken(list(self._accepted), list(self._pending.values()))
+        taken = Taken(list(self._accepted), list(self._pending.values()), tuple(self._dropped))
+        self._dropped.clear()
         self._accepted.clear()
         self._pending.clear()
         self._filled.clear()

@@ -91,8 +91,8 @@ class Ledger(Protocol):
     ) -> RequestEnergy:
         """Close the account of a request that finished."""
 
-    def drop(self, request_id: str) -> None:
-        """Close the account of a request that did not; nothing if it is closed."""
+    def drop(self, request_id: str, now_s: float) -> RequestEnergy | None:
+        """Close the account of a request that did not; None if it is closed."""
 
     def advance(self, now_s: float) -> None:
         """Bring the totals up to date."""
@@ -305,7 +305,7 @@ class Replica:
         )
         due = counts_changed or clock() >= report_due_s
         report = self._telemetry.report() if due else None
-        return Frame(self.name, taken.accepted, taken.streams, report)
+        return Frame(self.name, taken.accepted, taken.streams, report, taken.dropped)
 
     def _expect(self, gateway: str, peer: _Gateway, grace_s: float | None) -> None:
         """Give up the gateway unless it reads within this time; None: it reads."""
@@ -356,8 +356,10 @@ class _Call:
             self._fail(EngineFailedError(f"{type(error).__name__} in the engine"))
         finally:
             self._load.finished(self._name)
-            self._ledger.drop(self._name)
+            energy = self._ledger.drop(self._name, self._clock())
             self._outbox.drop(self._stream)
+            if energy is not None:
+                self._outbox.spent(self._stream, energy)
             self._trace.ended(self._emitted_tokens)
         return self._emitted_tokens
 

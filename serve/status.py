@@ -15,9 +15,11 @@ from serve.link import LinkState
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from cluster.carbon import Grid
     from scheduler.attainment import Attainment
     from serve.config import Config
     from serve.config_models import ModelConfig, VariantConfig
+    from serve.energy_books import EnergyBooks
     from serve.engines import Engines
     from serve.link import Link
     from serve.recent_decisions import RecentDecision
@@ -122,6 +124,27 @@ def _replica(config: Config, engines: Engines, link: Link, now_s: float) -> clus
         max_batch=variant.max_batch,
         meter_trouble=report.meter_trouble,
     )
+
+
+def accounts(books: EnergyBooks) -> Iterator[cluster_pb2.EnergyAccount]:
+    """Say whose joules they were."""
+    for key, account in books:
+        yield cluster_pb2.EnergyAccount(
+            tenant=key.tenant,
+            service_class=key.service_class,
+            variant=key.variant,
+            requests=account.requests,
+            prompt_tokens=account.prompt_tokens,
+            completion_tokens=account.completion_tokens,
+            energy_j=account.energy_j,
+            gco2e=account.gco2e,
+        )
+
+
+def carbon(grid: Grid | None) -> cluster_pb2.CarbonIntensity | None:
+    """Say what a kilowatt hour emits; None where nobody knows."""
+    intensity = None if grid is None else grid.now()
+    return None if intensity is None else cluster_pb2.CarbonIntensity(**intensity._asdict())
 
 
 def service_classes(met: Attainment, now_s: float) -> Iterator[cluster_pb2.ServiceClassStatus]:

@@ -12,8 +12,10 @@ from cluster.telemetry_attributes import REASON, SUBJECT
 from cluster.telemetry_metrics import Gauge, observe_all
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
+    from cluster.carbon import Grid
+    from scheduler.requests import VariantName
     from serve.plan_news import Planned
 
 
@@ -24,6 +26,7 @@ PLAN = "plan"
 PLANNER = "planner"
 NODES = "nodes"
 POWER = "power"
+CARBON = "carbon"
 
 
 class Trouble(NamedTuple):
@@ -57,6 +60,14 @@ def of_plan(planned: Planned) -> Iterator[Trouble]:
             )
     if planned.rejected:
         yield Trouble(PLAN, f"the newest was not carried out: {planned.rejected}")
+
+
+def of_energy(meters: Mapping[VariantName, str], grid: Grid | None) -> Iterator[Trouble]:
+    """Name what keeps joules from being counted, and emissions from being known."""
+    for variant, trouble in meters.items():
+        yield Trouble(variant, f"energy meter: {trouble}")
+    if grid is not None and grid.trouble:
+        yield Trouble(CARBON, grid.trouble)
 
 
 RESTING = Trouble(
