@@ -16,6 +16,7 @@ from serve import engine_options
 from serve.checkpoints import CheckpointError, check
 from serve.config import Config
 from serve.config_models import CheckpointConfig
+from serve.profiling import profile_file
 from serve.section_file import (
     ConfigFileError,
     Mistake,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 # Of weights that are not GGUF.
 _LOADED_BY_VLLM = frozenset({".safetensors", ".bin"})
+_PROFILE_FILE = "profile_file"
 
 
 def load(path: Path, *, force: bool = False) -> Config:
@@ -68,7 +70,9 @@ def parse_config(text: str, *, file: str, directory: Path, force: bool = False) 
     """
     value, lines = parsed(text, file)
     _resolve_paths(value, directory)
-    outside = list(_manifest_mistakes(value, lines, force=force))
+    # What a file says goes before what a manifest does.
+    outside = list(_profile_mistakes(value, lines))
+    outside += _manifest_mistakes(value, lines, force=force)
     outside += _outside_mistakes(value, lines)
     try:
         config = Config.model_validate(value)
@@ -97,6 +101,7 @@ def _resolve_paths(value: object, directory: Path) -> None:
     for _, variant in _variants(value):
         for checkpoint in _dicts([variant.get("checkpoint")]):
             _resolve(checkpoint, "path", directory)
+        _resolve(variant, _PROFILE_FILE, directory)
     for gateway in _dicts([value.get("gateway")] if isinstance(value, dict) else []):
         _resolve(gateway, "api_keys_file", directory)
 
@@ -105,6 +110,23 @@ def _resolve(section: dict[str, Any], key: str, directory: Path) -> None:
     path = section.get(key)
     if isinstance(path, str) and path:
         section[key] = str((directory / Path(path).expanduser()).absolute())
+
+
+def _profile_mistakes(value: object, lines: Mapping[Location, int]) -> Iterator[Mistake]:
+    """Take over what files of profiles say, wherever a variant names one."""
+    for location, variant in _variants(value):
+        if not isinstance(variant.get(_PROFILE_FILE), str):
+            continue
+        path = variant.pop(_PROFILE_FILE)
+        at = (*location, _PROFILE_FILE)
+        if variant.get("profile") is not None:
+            message = "give profile or profile_file, not both"
+            yield Mistake(line_of(lines, at), spell(at), message)
+            continue
+        try:
+            variant["profile"] = profile_file.load(Path(path)).model_dump(mode="json")
+        except ConfigFileError as error:
+            yield Mistake(line_of(lines, at), spell(at), str(error))
 
 
 def _manifest_mistakes(

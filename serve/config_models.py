@@ -119,6 +119,9 @@ class VariantConfig(Section):
     """1 is the unmodified model; for others e.g. the ratio of perplexities, original to variant."""
     profile: StepProfile | None = None
     """Measured step time and energy; by default estimated from checkpoint and accelerator."""
+    profile_file: str | None = None
+    """File that `jouleserve calibrate --write` has made, in place of `profile`; relative to the
+    configuration file."""
     cpus_per_replica: Annotated[float, Field(gt=0)] = 1.0
     """CPU cores asked of Ray for each rank; one feeds a GPU."""
     gpu_power_limit_w: Annotated[float, Field(gt=0)] | None = None
@@ -154,6 +157,8 @@ class VariantConfig(Section):
             yield Fault(
                 "min_replicas", f"{self.min_replicas} is more than max_replicas {self.max_replicas}"
             )
+        if self.profile_file is not None:
+            yield Fault("profile_file", "is read with a configuration file; give profile itself")
         if self.candidate and self.min_replicas:
             yield Fault("min_replicas", "a candidate sleeps until it is tried: give 0")
         yield from self._engine_faults()
