@@ -6,7 +6,7 @@ there is none.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from protos.jouleserve.v1 import cluster_pb2 as pb
 from protos.jouleserve.v1 import inference_pb2
@@ -22,7 +22,17 @@ if TYPE_CHECKING:
     from scheduler.requests import ReplicaId
 
 SILENT = ReplicaReport(observed_at_s=0.0)
+# Power is a mean over at least so long: between two reports there may be no step at all.
+POWER_S = 1.0
 GATEWAY = "virtual"
+
+
+class _Metered(NamedTuple):
+    """A reading of a replica's meter, with the mean power since the one before."""
+
+    at_s: float
+    energy_j: float
+    power_w: float
 
 
 class VirtualStatus:
@@ -40,6 +50,7 @@ class VirtualStatus:
         self._carbon = carbon
         # Which accelerators of its node each replica holds: a virtual node counts them only.
         self._devices: dict[ReplicaId, tuple[SimulatedNode, tuple[int, ...]]] = {}
+        self._metered: dict[ReplicaId, _Metered] = {}
 
     # ── status ──────────────────────────────────────────────────────────────
 
@@ -49,6 +60,7 @@ class VirtualStatus:
         balance = paced.cluster.balance()
         accepted = balance.injected - balance.shed
         self._settle_devices()
+        self._meter(now_s)
         return pb.GetStatusResponse(
             gateway=GATEWAY,
             policy=paced.policy,
@@ -95,7 +107,7 @@ class VirtualStatus:
             prefill_tokens_per_s=report.prefill_tokens_per_s,
             decode_tokens_per_s=report.decode_tokens_per_s,
             step_time_s=report.step_time_s,
-            power_w=report.power_w,
+            power_w=self._metered[name].power_w,
             energy_j=energy.total_j,
             leases=self._paced.cluster.held(name),
             energy_method="model",
@@ -105,6 +117,21 @@ class VirtualStatus:
             devices=[f"gpu{index}" for index in devices],
             max_batch=variant.max_batch,
         )
+
+    def _meter(self, now_s: float) -> None:
+        """Read all meters, if the last reading is long enough ago."""
+        replicas = self._paced.cluster.pool.replicas
+        for name in self._metered.keys() - replicas.keys():
+            del self._metered[name]
+        for name, replica in replicas.items():
+            before = self._metered.get(name)
+            if before is None:
+                before = _Metered(replica.started_at_s, 0.0, replica.variant.context_power_w)
+            passed_s = now_s - before.at_s
+            if passed_s >= POWER_S:
+                energy_j = replica.energy(now_s).total_j
+                before = _Metered(now_s, energy_j, (energy_j - before.energy_j) / passed_s)
+            self._metered[name] = before
 
     def _settle_devices(self) -> None:
         """Give each new replica the lowest free accelerators of its node."""
@@ -161,7 +188,8 @@ class VirtualStatus:
     def plan(self) -> pb.GetPlanResponse:
         """Give what `GetPlan` gives."""
         planner = self._paced.planner
-        power_w = sum(each.power_w for each in self._paced.watcher.reports.values())
+        self._meter(self._paced.now_s())
+        power_w = sum(each.power_w for each in self._metered.values())
         if not planner.plans:
             return pb.GetPlanResponse(planned=False, replicas_w=power_w)
         plan = planner.plans[-1]

@@ -275,7 +275,8 @@ def dashboard(  # noqa: PLR0913 (options of a command)
     if fleet is None:
         serve_for(_address(address), host, port, ready)
         return
-    with virtual_cluster(fleet, ["--load", str(load), "--speed", str(speed)]) as target:
+    options = ["--load", str(load), "--speed", str(speed)]
+    with virtual_cluster(fleet, options) as target:
         serve_for(target, host, port, ready)
 
 

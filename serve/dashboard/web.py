@@ -90,6 +90,6 @@ class Dashboard:
         listening = self._broadcast.listen()
         try:
             async for event, data in listening:
-                yield ServerSentEvent(data, event=event)
+                yield ServerSentEvent(data, event=event, sep="\n")
         finally:
             await listening.aclose()
