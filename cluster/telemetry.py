@@ -237,7 +237,7 @@ def _pushing(protocol: str) -> MetricReader:
         def _receive_metrics(
             self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: object
         ) -> None:
-            super()._receive_metrics(_with_requests(metrics_data), timeout_millis, **kwargs)
+            super()._receive_metrics(with_requests(metrics_data), timeout_millis, **kwargs)
 
     return Reader(_metric_exporter(protocol))
 
@@ -253,7 +253,7 @@ def _fetched(place: ScrapePlace) -> tuple[MetricReader, Callable[[], None]]:
         def _receive_metrics(
             self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: object
         ) -> None:
-            super()._receive_metrics(_with_requests(metrics_data), timeout_millis, **kwargs)
+            super()._receive_metrics(with_requests(metrics_data), timeout_millis, **kwargs)
 
     registry = CollectorRegistry()
     reader = Reader(
@@ -266,7 +266,7 @@ def _fetched(place: ScrapePlace) -> tuple[MetricReader, Callable[[], None]]:
     return reader, scrape.close
 
 
-def _with_requests(data: MetricsData) -> MetricsData:
+def with_requests(data: MetricsData) -> MetricsData:
     """Add what was counted of requests to what instruments have given."""
     from opentelemetry.sdk.metrics.export import MetricsData, ResourceMetrics, ScopeMetrics
     from opentelemetry.sdk.util.instrumentation import InstrumentationScope

@@ -39,14 +39,14 @@ class Counter(NamedTuple):
 LEASES = Gauge("jouleserve.leases", "{lease}", "Leases held by a gateway")
 RUNNING_REQUESTS = Gauge("jouleserve.running_requests", "{request}", "In the engine's batch")
 WAITING_REQUESTS = Gauge("jouleserve.waiting_requests", "{request}", "Not yet in the batch")
-KV_CACHE_USAGE = Gauge("jouleserve.kv_cache_usage", "1", "Share of KV blocks in use")
+KV_CACHE_USAGE = Gauge("jouleserve.kv_cache_usage", "{share}", "Share of KV blocks in use")
 POWER_W = Gauge("jouleserve.power_w", "W", "Recent mean power of a replica")
 REPLICA_ENERGY_J = Counter("jouleserve.replica_energy_j", "J", "Used by a replica, idle included")
 IDLE_ENERGY_J = Counter("jouleserve.idle_energy_j", "J", "Of that, what no step used")
 ENERGY_RESIDUAL_J = Gauge(
     "jouleserve.energy_residual_j", "J", "What a replica's books and its meter differ by"
 )
-METER_LOST = Gauge("jouleserve.meter_lost", "1", "1 while a replica's meter cannot be read")
+METER_LOST = Gauge("jouleserve.meter_lost", "{meter}", "1 while a replica's meter cannot be read")
 
 
 @cache

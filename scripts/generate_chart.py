@@ -15,7 +15,7 @@ import yaml
 from cluster.accelerators import CATALOGUE
 from scheduler.policies import POLICIES
 from scripts import chart_readme
-from scripts.grafana_dashboard import dashboard
+from scripts.grafana_panels import dashboards
 from serve import checkpoints, deployment, engine_options, haproxy
 from serve.config import Config, GatewayConfig, SchedulerConfig
 from serve.config_models import UNREAD, ModelConfig, VariantConfig
@@ -31,7 +31,7 @@ SCHEMA = CHART / "values.schema.json"
 RAY = CHART / "files" / "ray.yaml"
 RULES = CHART / "files" / "rules.yaml"
 README = CHART / "README.md"
-DASHBOARD = CHART / "files" / "dashboard.json"
+DASHBOARDS = CHART / "files" / "dashboards"
 # By NVIDIA's MIG User Guide, "Supported GPUs".
 WITH_MIG = frozenset({"a100-80", "a30", "h100-pcie", "h100-sxm", "h200", "b200", "rtx-pro-6000"})
 # In the images, everything is installed there.
@@ -57,7 +57,7 @@ def contents() -> dict[Path, str]:
         SCHEMA: json.dumps(schema, indent=2) + "\n",
         RAY: _generated(ray()),
         RULES: _generated(rules()),
-        DASHBOARD: dashboard(),
+        **{DASHBOARDS / name: text for name, text in dashboards().items()},
         README: chart_readme.with_table(_read(README), _read(CHART / "values.yaml"), schema),
     }
 

@@ -1,4 +1,4 @@
-"""The chart's dashboard for Grafana: what an operator asks first, one panel for each question.
+"""The chart's dashboards for Grafana: what an operator asks, one panel for each question.
 
 Its own module because a dashboard is a table of questions; what Grafana wants around them is noise.
 """
@@ -6,9 +6,13 @@ Its own module because a dashboard is a table of questions; what Grafana wants a
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-_COLUMNS, _WIDTH, _HEIGHT = 3, 8, 8
+_COLUMNS = 24
+TARGET = 0.99
+"""Share of requests that is promised to meet its objectives; alert rules know the same."""
+_GREEN = "green"
 
 
 class Panel(NamedTuple):
@@ -18,129 +22,150 @@ class Panel(NamedTuple):
         title: the question, for people.
         unit: Grafana's name of the unit.
         queries: of Prometheus, by what Grafana writes beside a line.
+        about: what the answer means, and what to do about it.
+        width: of 24 columns.
+        height: in rows.
+        kind: Grafana's name of the picture.
+        limits: values from which on the colour is another.
+        most: top of the scale; None for what comes.
+        stacked: one line upon the other.
 
     """
 
     title: str
     unit: str
     queries: dict[str, str]
+    about: str
+    width: int = 12
+    height: int = 8
+    kind: str = "timeseries"
+    limits: tuple[tuple[float, str], ...] = ()
+    most: float | None = None
+    stacked: bool = False
 
 
-def _rate(metric: str, by: str = "") -> str:
-    return f"sum{f' by ({by})' if by else ''} (rate({metric}[$__rate_interval]))"
+@dataclass(frozen=True, slots=True)
+class Dashboard:
+    """A page of panels.
+
+    Attributes:
+        name: of its file.
+        title: for people.
+        about: for whom it is.
+        panels: from left to right, top to bottom.
+
+    """
+
+    name: str
+    title: str
+    about: str
+    panels: tuple[Panel, ...] = field(default=())
 
 
-def _quantile(share: float, metric: str) -> str:
-    by = "le, jouleserve_service_class"
-    return f"histogram_quantile({share}, {_rate(f'{metric}_bucket', by)})"
+def rate(metric: str, by: str = "", where: str = "") -> str:
+    """Give the query of a sum of rates."""
+    return f"sum{f' by ({by})' if by else ''} (rate({metric}{where}[$__rate_interval]))"
 
 
-PANELS = (
-    Panel(
-        "Requests, by how they end",
-        "reqps",
-        {"{{jouleserve_outcome}}": _rate("jouleserve_requests_total", "jouleserve_outcome")},
-    ),
-    Panel(
-        "Time to the first token, 99 %",
-        "s",
-        {"{{jouleserve_service_class}}": _quantile(0.99, "jouleserve_ttft_s_seconds")},
-    ),
-    Panel(
-        "Time per token, 99 %",
-        "s",
-        {"{{jouleserve_service_class}}": _quantile(0.99, "jouleserve_tpot_s_seconds")},
-    ),
-    Panel(
-        "Energy of a generated token",
-        "joule",
-        {
-            "{{jouleserve_variant}}": (
-                f"{_rate('jouleserve_energy_j_joules_sum', 'jouleserve_variant')}"
-                f" / {_rate('jouleserve_completion_tokens_total', 'jouleserve_variant')}"
-            ),
-        },
-    ),
-    Panel(
-        "Power",
-        "watt",
-        {
-            "{{jouleserve_variant}}": "sum by (jouleserve_variant) (jouleserve_power_w_watts)",
-            "planned": "max(jouleserve_plan_predicted_w_watts)",
-            "least that could serve": "max(jouleserve_plan_bound_w_watts)",
-        },
-    ),
-    Panel(
-        "Generated tokens",
-        "short",
-        {
-            "{{jouleserve_variant}}": _rate(
-                "jouleserve_completion_tokens_total", "jouleserve_variant"
-            )
-        },
-    ),
-    Panel(
-        "Replicas",
-        "short",
-        {
-            "{{jouleserve_variant}} {{jouleserve_state}}": (
-                "sum by (jouleserve_variant, jouleserve_state) (jouleserve_plan_replicas)"
-            )
-        },
-    ),
-    Panel(
-        "Nodes",
-        "short",
-        {
-            "{{jouleserve_node_group}} {{jouleserve_state}}": (
-                "max by (jouleserve_node_group, jouleserve_state) (jouleserve_plan_nodes)"
-            )
-        },
-    ),
-    Panel(
-        "Troubles",
-        "short",
-        {"{{jouleserve_subject}}": "max by (jouleserve_subject) (jouleserve_trouble)"},
-    ),
-)
+def quantile(share: float, metric: str, by: str) -> str:
+    """Give the query of a quantile of a histogram."""
+    return f"histogram_quantile({share}, {rate(f'{metric}_bucket', f'le, {by}')})"
 
 
-def dashboard() -> str:
+def written(dashboard: Dashboard) -> str:
     """Write it as Grafana reads it."""
     source = {"type": "prometheus", "uid": "${source}"}
-    panels = [
-        {
-            "id": number + 1,
-            "type": "timeseries",
-            "title": panel.title,
-            "datasource": source,
-            "gridPos": {
-                "x": number % _COLUMNS * _WIDTH,
-                "y": number // _COLUMNS * _HEIGHT,
-                "w": _WIDTH,
-                "h": _HEIGHT,
-            },
-            "fieldConfig": {"defaults": {"unit": panel.unit, "min": 0}, "overrides": []},
-            "targets": [
-                {"refId": chr(ord("A") + index), "expr": query, "legendFormat": legend}
-                for index, (legend, query) in enumerate(panel.queries.items())
-            ],
-        }
-        for number, panel in enumerate(PANELS)
-    ]
     variable = {
         "name": "source",
         "label": "Prometheus",
         "type": "datasource",
         "query": "prometheus",
     }
-    whole: dict[str, Any] = {
+    links = {
         "title": "Jouleserve",
-        "uid": "jouleserve",
+        "type": "dashboards",
+        "tags": ["jouleserve"],
+        "keepTime": True,
+        "includeVars": True,
+    }
+    whole: dict[str, Any] = {
+        "title": f"Jouleserve: {dashboard.title}",
+        "uid": f"jouleserve-{dashboard.name}",
+        "description": dashboard.about,
+        "tags": ["jouleserve"],
+        "links": [links],
         "schemaVersion": 39,
         "time": {"from": "now-6h", "to": "now"},
         "refresh": "30s",
+        "graphTooltip": 1,
         "templating": {"list": [variable]},
-        "panels": panels,
+        "panels": _placed(dashboard.panels, source),
     }
     return json.dumps(whole, indent=1) + "\n"
+
+
+def _placed(panels: tuple[Panel, ...], source: dict[str, str]) -> list[dict[str, Any]]:
+    """Lay panels out like words on lines."""
+    placed, x, y, row_height = [], 0, 0, 0
+    for number, panel in enumerate(panels):
+        if x + panel.width > _COLUMNS:
+            x, y, row_height = 0, y + row_height, 0
+        place = {"x": x, "y": y, "w": panel.width, "h": panel.height}
+        placed.append({"id": number + 1, "gridPos": place, **_panel(panel, source)})
+        x, row_height = x + panel.width, max(row_height, panel.height)
+    return placed
+
+
+def _panel(panel: Panel, source: dict[str, str]) -> dict[str, Any]:
+    instant = panel.kind in {"stat", "table", "gauge"}
+    return {
+        "type": panel.kind,
+        "title": panel.title,
+        "description": panel.about,
+        "datasource": source,
+        "fieldConfig": {"defaults": _defaults(panel), "overrides": []},
+        "options": _options(panel),
+        "targets": [
+            {
+                "refId": chr(ord("A") + index),
+                "expr": query,
+                "legendFormat": legend,
+                "datasource": source,
+                **({"instant": True, "range": False} if instant else {}),
+                **({"format": "table"} if panel.kind == "table" else {}),
+            }
+            for index, (legend, query) in enumerate(panel.queries.items())
+        ],
+    }
+
+
+def _defaults(panel: Panel) -> dict[str, Any]:
+    steps = [{"value": None, "color": _GREEN}] + [
+        {"value": value, "color": colour} for value, colour in panel.limits
+    ]
+    given: dict[str, Any] = {
+        "unit": panel.unit,
+        "min": 0,
+        "thresholds": {"mode": "absolute", "steps": steps},
+    }
+    if panel.most is not None:
+        given["max"] = panel.most
+    if panel.limits:
+        given["color"] = {"mode": "thresholds" if panel.kind != "timeseries" else "palette-classic"}
+    if panel.kind == "timeseries":
+        custom: dict[str, Any] = {"lineWidth": 1, "fillOpacity": 10, "showPoints": "never"}
+        if panel.stacked:
+            custom |= {"stacking": {"mode": "normal"}, "fillOpacity": 40}
+        if panel.limits:
+            custom["thresholdsStyle"] = {"mode": "dashed"}
+        given["custom"] = custom
+    return given
+
+
+def _options(panel: Panel) -> dict[str, Any]:
+    if panel.kind == "timeseries":
+        legend = {"displayMode": "table", "placement": "bottom", "calcs": ["lastNotNull", "max"]}
+        return {"legend": legend, "tooltip": {"mode": "multi", "sort": "desc"}}
+    if panel.kind == "stat":
+        return {"reduceOptions": {"calcs": ["lastNotNull"]}, "colorMode": "value"}
+    return {}

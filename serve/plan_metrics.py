@@ -23,7 +23,9 @@ AGE_S = Gauge("jouleserve.plan.age_s", "s", "Since the plan was made")
 REPLICAS = Gauge("jouleserve.plan.replicas", "{replica}", "Replicas by variant and state")
 NODES = Gauge("jouleserve.plan.nodes", "{node}", "Nodes by group and state")
 SAVING = Gauge(
-    "jouleserve.plan.candidate_saving", "1", "Share of power that a candidate promises, by phase"
+    "jouleserve.plan.candidate_saving",
+    "{share}",
+    "Share of power that a candidate promises, by phase",
 )
 
 

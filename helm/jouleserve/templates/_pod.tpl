@@ -59,6 +59,13 @@ env:
 - name: OTEL_EXPORTER_OTLP_PROTOCOL
   value: {{ . }}
 {{- end }}
+{{- if .Values.podMonitor.enabled }}
+# Fetched rather than pushed: what came to Prometheus on both ways would count twice.
+- name: OTEL_METRICS_EXPORTER
+  value: prometheus
+- name: OTEL_EXPORTER_PROMETHEUS_HOST
+  value: 0.0.0.0
+{{- end }}
 {{- if lt (float64 .Values.otlp.sampling) 1.0 }}
 - name: OTEL_TRACES_SAMPLER
   value: parentbased_traceidratio
