@@ -250,6 +250,23 @@ def generate(  # noqa: PLR0913 (options of a command)
 
 
 @app.command()
+def top(
+    address: AddressOption = "",
+    *,
+    once: Annotated[bool, typer.Option("--once", help="Print it once and end.")] = False,
+    period: Annotated[float, typer.Option(min=0.2, help="Seconds between two looks.")] = 1.0,
+) -> None:
+    """Watch the cluster in the terminal, second by second; q leaves."""
+    from serve.top import show, show_once
+
+    with Client(_address(address), timeout_s=_STATUS_TIMEOUT_S) as client:
+        if once or not OUT.is_terminal:
+            show_once(OUT, client)
+        else:
+            show(OUT, client, period)
+
+
+@app.command()
 def dashboard(  # noqa: PLR0913 (options of a command)
     address: AddressOption = "",
     *,
