@@ -77,6 +77,13 @@ def simulate(  # noqa: PLR0913 (one argument for each option)
     bound: Annotated[bool, typer.Option(help="Compute the lower bounds.")] = True,
     jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
     png: Annotated[bool, typer.Option("--png", help="Plots as PNG instead of SVG.")] = False,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder in which each run leaves its requests and its report, as a live run"
+            " does: for `loadtest report` and `loadtest compare`."
+        ),
+    ] = None,
 ) -> None:
     """Compare policies and autoscalers on a virtual cluster with the live scheduler."""
     from loadtest.comparisons import Experiment, cases_of
@@ -98,6 +105,7 @@ def simulate(  # noqa: PLR0913 (one argument for each option)
             losses=tuple(Loss(at_s, node=True) for at_s in lose_node or ()),
             bounded=bound,
             rate_at_full_load=full_rate,
+            keeps_requests=report is not None,
         )
         cases = cases_of(
             load or [0.2],
@@ -106,7 +114,7 @@ def simulate(  # noqa: PLR0913 (one argument for each option)
             _known_autoscalers(autoscaler or ["everything_awake", "planner"]),
             only or (),
         )
-        _run(experiment, cases, out, jobs, "png" if png else "svg")
+        _run(experiment, cases, out, jobs, "png" if png else "svg", report)
     except LoadtestError as error:
         Console(stderr=True).print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True)
         raise typer.Exit(_USAGE_ERROR) from error
@@ -181,9 +189,17 @@ def _answer(
     Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH).print(comparison_table(runs))
 
 
-def _run(experiment: Experiment, cases: Sequence[Case], out: Path, jobs: int, kind: str) -> None:
+def _run(  # noqa: PLR0913, PLR0917 (what a comparison is made and kept by)
+    experiment: Experiment,
+    cases: Sequence[Case],
+    out: Path,
+    jobs: int,
+    kind: str,
+    report: Path | None,
+) -> None:
     from loadtest.comparisons import compare, with_rate
     from loadtest.plots import save_plots
+    from loadtest.reports.folder import save_with_report
     from loadtest.tables import comparison_table
 
     out.mkdir(parents=True, exist_ok=True)
@@ -193,7 +209,9 @@ def _run(experiment: Experiment, cases: Sequence[Case], out: Path, jobs: int, ki
     for run in track(
         compare(experiment, cases, jobs), "simulating", total=len(cases), console=progress
     ):
-        runs.append(run)
+        if report is not None and run.run is not None:
+            save_with_report(run.run, report / _folder_name(run.case))
+        runs.append(run._replace(run=None))  # A run may have a million requests.
         _write(runs, out)  # What is done stays, should the rest be interrupted.
     console = Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH)
     table = comparison_table(runs)
@@ -203,6 +221,13 @@ def _run(experiment: Experiment, cases: Sequence[Case], out: Path, jobs: int, ki
         Console(file=file, width=_PIPE_WIDTH).print(table)
     save_plots(runs, out, kind)
     console.print(f"JSON, table and plots are in {out}", highlight=False)
+
+
+def _folder_name(case: Case) -> str:
+    """Name a case so that a folder may have the name."""
+    policy, autoscaler = (name.replace(":", "-") for name in (case.policy, case.autoscaler))
+    only = f"-{'-'.join(case.only)}" if case.only else ""
+    return f"load-{case.load:g}-seed-{case.seed}-{policy}-{autoscaler}{only}"
 
 
 def _write(runs: list[CaseRun], out: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import typer
 
-from loadtest import live_cli, report_cli
+from loadtest import capacity_cli, live_cli, report_cli, scenario_cli
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -17,8 +17,11 @@ app = typer.Typer(
 )
 app.command("run")(live_cli.run)
 app.command("scenarios")(live_cli.scenarios)
+app.command("simulate")(scenario_cli.simulate)
 app.command("report")(report_cli.report)
 app.command("compare")(report_cli.compare)
+app.command("capacity")(capacity_cli.capacity)
+app.command("schema")(report_cli.schema)
 
 
 if __name__ == "__main__":

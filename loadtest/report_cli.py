@@ -1,4 +1,4 @@
-"""`jouleserve loadtest report`, `compare`, `capacity` and `schema`.
+"""`jouleserve loadtest report`, `compare` and `schema`.
 
 Its own module because it alone turns options and exit codes of a terminal into reports; what
 a command needs is imported when it is called.
@@ -80,6 +80,18 @@ def compare(
             typer.echo(json_form.written(made, folder.COMPARISON_FORM), nl=False)
         else:
             _print(comparison_table(made))
+
+
+def schema(
+    form: Annotated[str, typer.Argument(help="run, report, comparison or capacity.")],
+) -> None:
+    """Print the JSON Schema of a document that load tests leave."""
+    from loadtest.reports import forms
+
+    with _told():
+        if form not in forms.schemas():
+            raise LoadtestError(f"no document {form!r}; known: {', '.join(forms.schemas())}")
+        typer.echo(forms.shipped(form), nl=False)
 
 
 def run_file(path: Path) -> Path:

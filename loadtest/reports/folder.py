@@ -1,4 +1,4 @@
-"""The files that a run leaves behind: itself, and its report in three forms; those of a comparison.
+"""The files that runs, comparisons and searches leave behind, each in three forms.
 
 Its own module because live and virtual runs leave the same, under the same names.
 """
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from loadtest.reports.capacity_table import capacity_page, capacity_table
 from loadtest.reports.comparison_page import comparison_page
 from loadtest.reports.comparison_table import comparison_table
 from loadtest.reports.json_form import written
@@ -24,12 +25,14 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
+    from loadtest.reports.capacity_values import Capacity
     from loadtest.reports.comparison_values import Comparison
     from loadtest.reports.values import Report
     from loadtest.run import Run
 
 REPORT_FORM = "jouleserve-report/1"
 COMPARISON_FORM = "jouleserve-comparison/1"
+CAPACITY_FORM = "jouleserve-capacity/1"
 RUN_FILE = "run.json.gz"
 # Of tables in files.
 _WIDTH = 110
@@ -69,6 +72,16 @@ def save_comparison(comparison: Comparison, runs: Sequence[tuple[str, Run]], fol
     (folder / "comparison.html").write_text(html, encoding="utf-8")
     text = as_text(comparison_table(comparison))
     (folder / "comparison.txt").write_text(text, encoding="utf-8")
+
+
+def save_capacity(capacity: Capacity, folder: Path) -> None:
+    """Write a search for a capacity (`capacity.json`, `.html` and `.txt`)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    document = written(capacity, CAPACITY_FORM)
+    (folder / "capacity.json").write_text(document, encoding="utf-8")
+    (folder / "capacity.html").write_text(capacity_page(capacity), encoding="utf-8")
+    text = as_text(capacity_table(capacity))
+    (folder / "capacity.txt").write_text(text, encoding="utf-8")
 
 
 def as_text(table: RenderableType) -> str:

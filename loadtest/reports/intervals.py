@@ -68,19 +68,29 @@ def quantile_interval(values: Floats, share: float) -> Interval:
 
 def share_interval(hits: NDArray[np.bool_]) -> Interval:
     """Where a share lies: Wilson's interval for as many rows as the batches are worth."""
-    count = len(hits)
-    if not count:
+    if not len(hits):
         return NOTHING
-    share = float(hits.mean())
+    return wilson(float(hits.mean()), worth(hits))
+
+
+def worth(hits: NDArray[np.bool_]) -> float:
+    """Say how many independent rows would tell a share as well as these do."""
+    count, share = len(hits), float(hits.mean())
     error, freedom = _standard_error(hits.astype(np.float64))
     independent = share * (1 - share) / count
-    worth = float(count)
-    if freedom and independent > 0:
-        worth = max(count / max(1.0, error**2 / independent), 1.0)
-    z = float(t.ppf(_TAIL, freedom) if freedom else norm.ppf(_TAIL))
-    middle = (share + z * z / (2 * worth)) / (1 + z * z / worth)
-    half = z / (1 + z * z / worth) * math.sqrt(share * (1 - share) / worth + (z / worth / 2) ** 2)
-    return Interval(max(middle - half, 0.0), min(middle + half, 1.0))
+    if not freedom or not independent:
+        return float(count)
+    return max(count / max(1.0, error**2 / independent), 1.0)
+
+
+def wilson(share: float, rows: float) -> Interval:
+    """Where a share lies that so many independent rows had (Wilson 1927)."""
+    z = float(norm.ppf(_TAIL))
+    middle = (share + z * z / (2 * rows)) / (1 + z * z / rows)
+    half = z / (1 + z * z / rows) * math.sqrt(share * (1 - share) / rows + (z / rows / 2) ** 2)
+    # At the ends the arithmetic of floats misses them by some 1e-17.
+    low = 0.0 if share <= 0 else max(middle - half, 0.0)
+    return Interval(low, 1.0 if share >= 1 else min(middle + half, 1.0))
 
 
 def _order_statistic(values: Floats, share: float) -> float:

@@ -32,8 +32,9 @@ if TYPE_CHECKING:
 LATENESS_LIMIT_S = 0.010
 # In flight at the end more than at the beginning, by this share of what came: it piles up.
 _BACKLOG_SHARE = 0.05
-# And by so many times the square root of what there was: it is not chance.
-_BACKLOG_SIGMAS = 3.0
+# And by so many standard deviations of two independent counts: it is not chance.
+_BACKLOG_SIGMAS = 4.0
+_SMALLEST_BACKLOG = 10
 # With fewer, a 99th percentile is nearly the longest.
 _ENOUGH_FOR_P99 = 100
 _ENOUGH_COMPLETED = 0.99
@@ -182,7 +183,8 @@ def _backlog(run: Run, requests: Requests, window: Window) -> Backlog:
 
     begin, end = in_flight(window.begin_s), in_flight(window.end_s)
     came = int(within(requests, window).sum())
-    chance = max(_BACKLOG_SHARE * came, _BACKLOG_SIGMAS * math.sqrt(max(begin, 1)))
+    chance = max(_BACKLOG_SHARE * came, _BACKLOG_SIGMAS * math.sqrt(begin + end))
+    chance = max(chance, _SMALLEST_BACKLOG)
     # A closed loop holds back by itself what the server has no room for.
     return Backlog(begin, end, grows=not run.closed_loop and end - begin > chance)
 

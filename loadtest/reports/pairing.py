@@ -76,10 +76,13 @@ def pair(base: Run, other: Run) -> Pairing:
         return Pairing(
             _view(base, ones), _view(other, others), paired=False, reasons=tuple(reasons)
         )
+    alone = len(ones.ending) + len(others.ending) - 2 * len(rows[0])
     ones, others = _take(ones, rows[0]), _take(others, rows[1])
     windows = window_of(base), window_of(other)
     common = within(ones, windows[0]) & within(others, windows[1])
     notes = []
+    if alone:
+        notes.append(f"{alone:,} requests of one run alone are left out")
     if windows[0] != windows[1]:
         notes.append("their steady windows differ: only requests in both are compared")
     return Pairing(
@@ -110,23 +113,27 @@ def _obstacles(base: Run, other: Run) -> list[str]:
 
 
 def _matched(ones: Requests, others: Requests) -> tuple[Rows, Rows] | None:
-    """Find the rows that belong together; None unless all do."""
-    if len(ones.ending) != len(others.ending):
+    """Find the rows that belong together, in the order of the first; None if there are none."""
+    if len(ones.ending) == len(others.ending):
+        same = np.abs(ones.scheduled_at_s - others.scheduled_at_s) <= _SAME_INSTANT_S
+        if same.all():
+            rows = np.arange(len(same))
+            return rows, rows
+    # The turns of a session come when replies do, so their instants differ; their places do not.
+    if not len(ones.ending) or (ones.session < 0).any() or (others.session < 0).any():
         return None
-    same = np.abs(ones.scheduled_at_s - others.scheduled_at_s) <= _SAME_INSTANT_S
-    if same.all() and (ones.service_class == others.service_class).all():
-        rows = np.arange(len(same))
-        return rows, rows
-    if len(same) and (ones.session >= 0).all() and (others.session >= 0).all():
-        orders = [np.lexsort((each.turn, each.session)) for each in (ones, others)]
-        keys = [
-            (each.session[order], each.turn[order])
-            for each, order in zip((ones, others), orders, strict=True)
-        ]
-        if all((one == two).all() for one, two in zip(*keys, strict=True)):
-            back = np.argsort(orders[0])
-            return np.arange(len(same)), orders[1][back]
-    return None
+    mine, theirs = _places(ones), _places(others)
+    common, left, right = np.intersect1d(mine, theirs, assume_unique=True, return_indices=True)
+    if not common.size:
+        return None
+    order = np.argsort(left)
+    return left[order], right[order]
+
+
+def _places(requests: Requests) -> NDArray[np.int64]:
+    """Give each turn of each session a number of its own."""
+    places: NDArray[np.int64] = requests.session.astype(np.int64) << 32 | requests.turn
+    return places
 
 
 def _view(run: Run, requests: Requests, rows: NDArray[np.bool_] | None = None) -> View:
