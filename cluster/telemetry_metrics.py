@@ -42,9 +42,13 @@ WAITING_REQUESTS = Gauge("jouleserve.waiting_requests", "{request}", "Not yet in
 KV_CACHE_USAGE = Gauge("jouleserve.kv_cache_usage", "{share}", "Share of KV blocks in use")
 POWER_W = Gauge("jouleserve.power_w", "W", "Recent mean power of a replica")
 REPLICA_ENERGY_J = Counter("jouleserve.replica_energy_j", "J", "Used by a replica, idle included")
-IDLE_ENERGY_J = Counter("jouleserve.idle_energy_j", "J", "Of that, what no step used")
+IDLE_ENERGY_J = Counter("jouleserve.idle_energy_j", "J", "Of that, what belongs to no request")
 ENERGY_RESIDUAL_J = Gauge(
     "jouleserve.energy_residual_j", "J", "What a replica's books and its meter differ by"
+)
+TENANT_ENERGY_J = Counter("jouleserve.tenant_energy_j", "J", "Used by a tenant's requests")
+TENANT_EMISSIONS_G = Counter(
+    "jouleserve.tenant_emissions_g", "g", "CO2 equivalent of that, where an intensity is known"
 )
 METER_LOST = Gauge("jouleserve.meter_lost", "{meter}", "1 while a replica's meter cannot be read")
 

@@ -20,6 +20,8 @@ DURATION = "gen_ai_server_request_duration_seconds"
 ENERGY = "jouleserve_energy_j_joules"
 REPLICA_ENERGY = "jouleserve_replica_energy_j_joules_total"
 IDLE_ENERGY = "jouleserve_idle_energy_j_joules_total"
+TENANT_ENERGY = "jouleserve_tenant_energy_j_joules_total"
+TENANT_EMISSIONS = "jouleserve_tenant_emissions_g_grams_total"
 RESIDUAL = "jouleserve_energy_residual_j_joules"
 POWER = "jouleserve_power_w_watts"
 PREDICTED, BOUND = "jouleserve_plan_predicted_w_watts", "jouleserve_plan_bound_w_watts"
@@ -256,6 +258,22 @@ ENERGY_PAGE = Dashboard(
                 f"{_shown(CLASS)} 99 %": quantile(0.99, ENERGY, CLASS),
             },
             "Half of the requests, and all but one in a hundred, cost less.",
+        ),
+        Panel(
+            "Which tenants use the most?",
+            "watt",
+            {_shown("jouleserve_tenant"): f"topk(10, {rate(TENANT_ENERGY, 'jouleserve_tenant')})"},
+            "Energy a second of all their requests, finished or not; without a name, of nobody in"
+            " particular.",
+            stacked=True,
+        ),
+        Panel(
+            "How much carbon is that?",
+            "massg",
+            {
+                "a minute": f"60 * {rate(TENANT_EMISSIONS)}",
+            },
+            "CO2 equivalent a minute, where a carbon intensity is known.",
         ),
         Panel(
             "Which meters are lost?",

@@ -223,7 +223,7 @@ def _attributes(journey: Journey, ended: str, fault: Fault | None) -> dict[str, 
             names.CACHED_TOKENS: outcome.finish.cached_tokens,
             names.TTFT_S: outcome.latency.ttft_s,
             names.TPOT_S: outcome.latency.tpot_s,
-            names.ENERGY_J: outcome.energy.prefill_j + outcome.energy.decode_j,
+            names.ENERGY_J: outcome.energy.energy_j,
             names.ENERGY_METHOD: outcome.energy.method,
         }
     return attributes

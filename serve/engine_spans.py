@@ -68,7 +68,7 @@ class TracedRequest:
             names.INPUT_TOKENS: finish.prompt_tokens,
             names.CACHED_TOKENS: finish.cached_tokens,
             names.FINISH_REASONS: [finish.reason],
-            names.ENERGY_J: energy.prefill_j + energy.decode_j,
+            names.ENERGY_J: energy.energy_j,
             names.ENERGY_METHOD: energy.method,
         }
         start_ns = self._began_ns

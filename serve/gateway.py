@@ -46,7 +46,7 @@ from serve.http_errors import error_response
 from serve.logs import join_serve_log
 from serve.membership import MEMBERSHIP
 from serve.objectives_met import ObjectivesMet
-from serve.observation import observer, tracer
+from serve.observation import observe_books, observer, tracer
 from serve.plan_link import PlanLink
 from serve.plan_news import GatewayNews, PlanNews
 from serve.traffic_counts import TrafficCounts
@@ -143,6 +143,7 @@ class Gateway:
         self._found: tuple[Trouble, ...] = ()
         self._news_numbers = itertools.count()
         observe(LEASES, lambda: len(self._engines.leases), {GATEWAY: self._name})
+        observe_books(self._dispatcher.books, self._name)
         troubles.observe(lambda: self._found)
         logger.info("gateway %s is ready", self._name)
 

@@ -8,15 +8,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from cluster.telemetry_attributes import GATEWAY, TENANT
+from cluster.telemetry_metrics import TENANT_EMISSIONS_G, TENANT_ENERGY_J, observe_all
 from cluster.telemetry_requests import RequestRecord, Requests, requests
 from serve.errors import JouleserveError
 from serve.objectives_met import judged
 from serve.tracing import nobody, nobody_here
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cluster.telemetry import Exports
+    from cluster.telemetry_metrics import Reading
     from cluster.telemetry_requests import Objectives, Outcome
     from serve.calls import Journey
+    from serve.energy_books import Account, EnergyBooks
     from serve.tracing import EngineTracer, Tracer
 
 
@@ -55,7 +61,7 @@ class CallObserver:
                 ttft_s=latency.ttft_s if journey.new_tokens else None,
                 tpot_s=latency.tpot_s if journey.new_tokens > 1 else None,
                 e2e_latency_s=latency.e2e_s if outcome else None,
-                energy_j=energy.prefill_j + energy.decode_j if energy else None,
+                energy_j=energy.energy_j if energy else None,
                 energy_method=energy.method if energy else "",
             )
         )
@@ -64,6 +70,19 @@ class CallObserver:
 def observer(exports: Exports, models: frozenset[str]) -> CallObserver | None:
     """Give who counts calls; None where nobody is to be told."""
     return CallObserver(models, requests()) if exports.measures else None
+
+
+def observe_books(books: EnergyBooks, gateway: str) -> None:
+    """Have the accounts of tenants read whenever metrics are exported, in the exporter's thread."""
+
+    def readings(value: Callable[[Account], float]) -> list[Reading]:
+        totals: dict[str, float] = {}
+        for key, account in tuple(books):
+            totals[key.tenant] = totals.get(key.tenant, 0.0) + value(account)
+        return [(total, {TENANT: name, GATEWAY: gateway}) for name, total in totals.items()]
+
+    observe_all(TENANT_ENERGY_J, lambda: readings(lambda each: each.energy_j))
+    observe_all(TENANT_EMISSIONS_G, lambda: readings(lambda each: each.gco2e))
 
 
 def tracer(exports: Exports, models: frozenset[str]) -> Tracer:

@@ -81,6 +81,9 @@ def _observe(books: Telemetry, whose: Mapping[str, str]) -> None:
     measures.observe(measures.KV_CACHE_USAGE, lambda: books.latest.kv_cache_usage, whose)
     measures.observe(measures.POWER_W, lambda: books.latest.power_w, whose)
     measures.observe(measures.REPLICA_ENERGY_J, lambda: books.latest.energy_j, whose)
+    measures.observe(measures.IDLE_ENERGY_J, lambda: books.latest.idle_j, whose)
+    measures.observe(measures.ENERGY_RESIDUAL_J, lambda: books.latest.residual_j, whose)
+    measures.observe(measures.METER_LOST, lambda: bool(books.latest.meter_trouble), whose)
 
 
 def _token_texts(checkpoint: CheckpointConfig) -> Callable[[int], str]:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 ALERTS = ROOT / "helm" / "jouleserve" / "files" / "alerts.yaml"
-CASES = ROOT / "tests" / "alerts" / "alerts.yaml"
+CASES = sorted((ROOT / "tests" / "alerts").glob("*.yaml"))
 NAME = re.compile(r"\b(?:jouleserve|gen_ai|error)_\w+")
 # The node's port adds it.
 OF_THE_PORT = {"jouleserve_scraped_processes"}
@@ -136,13 +136,14 @@ def test_prometheus_can_read_the_rules(tmp_path: Path) -> None:
     )
 
 
-def test_alerts_fire_when_they_should_and_else_not(tmp_path: Path) -> None:
-    shutil.copy(CASES, tmp_path / "cases.yaml")
+@pytest.mark.parametrize("cases", CASES, ids=lambda cases: cases.stem)
+def test_alerts_fire_when_they_should_and_else_not(cases: Path, tmp_path: Path) -> None:
+    shutil.copy(cases, tmp_path / "cases.yaml")
     promtool("test", "rules", "cases.yaml", place=tmp_path)
 
 
 def test_every_alert_has_a_case_in_which_it_fires() -> None:
-    cases = yaml.safe_load(CASES.read_text())["tests"]
+    cases = [case for file in CASES for case in yaml.safe_load(file.read_text())["tests"]]
     fires = {
         each["alertname"]
         for case in cases

@@ -7,12 +7,16 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader, Sum
 
+from cluster import telemetry_attributes as names
+from cluster import telemetry_metrics
 from cluster.telemetry_requests import RequestRecord, Requests
 from scheduler.requests import ReplicaId
 from serve import link as link_module
 from serve.calls import Wishes
-from serve.observation import CallObserver
+from serve.observation import CallObserver, observe_books
 from tests.gateway_fakes import LARGE, Desk, cluster_config, ending, settle, tokens
 
 if TYPE_CHECKING:
@@ -175,3 +179,31 @@ async def test_wherever_the_client_leaves_record_and_tally_agree(
     tally = desk.dispatcher.tally
     counted = {"completed": tally.completed, "cancelled": tally.cancelled, "failed": tally.failed}
     assert {name: int(name == records.all[0].outcome) for name in counted} == counted
+
+
+# ── books ───────────────────────────────────────────────────────────────────
+
+
+async def test_tenants_accounts_are_read_at_every_export(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = InMemoryMetricReader()
+    meter = MeterProvider([reader]).get_meter("test")
+    monkeypatch.setattr(telemetry_metrics, "meter", lambda _: meter)
+    observe_books(desk.dispatcher.books, "g")
+    assert reader.get_metrics_data() is None
+    await completed(desk, wishes=Wishes(tenant="acme"))
+    data = reader.get_metrics_data()
+    assert data is not None
+    read = {
+        metric.name: [
+            (point.value, dict(point.attributes or {})) for point in metric.data.data_points
+        ]
+        for metric in data.resource_metrics[0].scope_metrics[0].metrics
+        if isinstance(metric.data, Sum)
+    }
+    whose = {names.TENANT: "acme", names.GATEWAY: "g"}
+    assert read == {
+        "jouleserve.tenant_energy_j": [(3.0, whose)],
+        "jouleserve.tenant_emissions_g": [(0.0, whose)],
+    }
