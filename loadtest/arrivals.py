@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     """Requests/s at each of many instants (seconds from the start)."""
 
 DAY_S = 86_400.0
+# Of the integral of a rate: a millisecond of a run of two minutes.
+GRID_POINTS = 120_001
 
 
 def constant(requests_per_s: float, duration_s: float) -> Times:
@@ -114,3 +116,56 @@ def flash_crowd(
         return base_per_s * (1.0 + (factor - 1.0) * crowd)
 
     return rate
+
+
+def ramp(first_per_s: float, last_per_s: float, length_s: float) -> Rate:
+    """A rate that changes in a straight line, and stays where it has come to.
+
+    Args:
+        first_per_s: at the start.
+        last_per_s: at the end.
+        length_s: from the one to the other.
+
+    """
+
+    def rate(at_s: Times) -> Times:
+        return np.interp(at_s, [0.0, length_s], [first_per_s, last_per_s])
+
+    return rate
+
+
+def steps(levels: Sequence[tuple[float, float]]) -> Rate:
+    """A rate that jumps.
+
+    Args:
+        levels: pairs of an instant (s) and the rate (1/s) from then on, in order; the first
+            holds before its instant too.
+
+    """
+    starts = np.array([at_s for at_s, _ in levels])
+    rates = np.array([rate_per_s for _, rate_per_s in levels])
+
+    def rate(at_s: Times) -> Times:
+        rows = np.clip(np.searchsorted(starts, at_s, side="right") - 1, 0, None)
+        followed: Times = rates[rows]
+        return followed
+
+    return rate
+
+
+def warped(rate: Rate, duration_s: float, unit: Callable[[float], Times]) -> Times:
+    """Give any process a rate that changes: its own time passes as fast as the rate says.
+
+    Time-rescaling: if u is a process of rate 1, then the instants t with Λ(t) = u, where Λ is
+    the integral of the rate, have that rate, and gaps as irregular as those of u.
+
+    Args:
+        rate: that may depend on time.
+        duration_s: from 0 on.
+        unit: makes a process of rate 1, of the length that it is given.
+
+    """
+    at_s = np.linspace(0.0, duration_s, GRID_POINTS)
+    middle = rate((at_s[1:] + at_s[:-1]) / 2.0)
+    passed = np.concatenate([[0.0], np.cumsum(middle * np.diff(at_s))])
+    return np.interp(unit(float(passed[-1])), passed, at_s)

@@ -2,6 +2,7 @@
 
     LoadtestError
     ├── TraceError          a trace file, with its line
+    ├── ScenarioError       a scenario file, with its line and key
     ├── DescriptionError    a fleet description, with the place in it
     └── RunFileError        a file with a run, with what it lacks
 
@@ -33,6 +34,24 @@ class TraceError(LoadtestError):
         super().__init__(f"{path}:{line}: {fault}" if line else f"{path}: {fault}")
         self.path = path
         self.line = line
+
+
+class ScenarioError(LoadtestError):
+    """A scenario file cannot be used.
+
+    Attributes:
+        path: of the file.
+        line: of the fault, counted from 1; 0 for the file as a whole.
+        key: at fault, such as `requests[0].share`; empty for the file as a whole.
+
+    """
+
+    def __init__(self, path: Path, line: int, key: str, fault: str) -> None:
+        place = f"{path}:{line}" if line else f"{path}"
+        super().__init__(": ".join(part for part in (place, key, fault) if part))
+        self.path = path
+        self.line = line
+        self.key = key
 
 
 class DescriptionError(LoadtestError):

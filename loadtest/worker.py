@@ -1,0 +1,178 @@
+"""A process that sends one share of a load: `python -m loadtest.worker FILE_DESCRIPTOR`.
+
+It hears from whoever started it, and answers, through one connection: it gets an `Order`, says
+that it is ready, begins at the instant that it is told, tells its progress, and gives its pages.
+When the other end is gone it stops.
+
+Its own module because it is the root of a process: event loop, garbage collection, signals.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import signal
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING, NamedTuple
+
+import uvloop
+
+from loadtest.ledger import Ledger, Pages
+from loadtest.schedule import Schedule
+from loadtest.sender import Limits, Progress, Sender, Share
+
+if TYPE_CHECKING:
+    from loadtest.exchanges import Target
+    from loadtest.scenario import Scenario
+    from loadtest.sender import Bodies
+    from loadtest.targets import TargetSettings
+
+PROGRESS_S = 0.5
+# Replies are garbage by reference counts alone; what is left is collected in small portions.
+_COLLECT_EVERY = 50_000
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a worker is to do.
+
+    Attributes:
+        scenario: to be sent.
+        seed: of chance.
+        salt: of prompts.
+        target: that is asked.
+        share: of the schedule.
+        limits: of this sender.
+
+    """
+
+    scenario: Scenario
+    seed: int
+    salt: int
+    target: TargetSettings
+    share: Share
+    limits: Limits
+
+
+class Ready(NamedTuple):
+    """The worker waits for its start."""
+
+
+class Start(NamedTuple):
+    """Begin at an instant of the monotonic clock, which all processes of a machine share."""
+
+    at_s: float
+
+
+class Stop(NamedTuple):
+    """End now."""
+
+    reason: str
+
+
+class Done(NamedTuple):
+    """The worker has ended.
+
+    Attributes:
+        number: of its share.
+        pages: what came of its requests.
+        trouble: why it did not go on to its end; empty if it did.
+        cpu_s: that it has used from start to end.
+
+    """
+
+    number: int
+    pages: Pages
+    trouble: str
+    cpu_s: float
+
+
+class Refused(NamedTuple):
+    """The worker cannot do what it was told."""
+
+    reason: str
+
+
+def ends_for(order: Order, schedule: Schedule) -> tuple[Target, Bodies]:
+    """Make what speaks the target's protocol; needs a running event loop."""
+    if order.target.protocol == "grpc":
+        from loadtest.grpc_bodies import GrpcBodies
+        from loadtest.grpc_target import GrpcTarget
+
+        bodies = GrpcBodies(order.scenario, schedule, order.target, order.salt)
+        return GrpcTarget(order.target), bodies
+    from loadtest.openai_bodies import OpenaiBodies
+    from loadtest.openai_target import OpenaiTarget
+
+    return OpenaiTarget(order.target), OpenaiBodies(
+        order.scenario, schedule, order.target, order.salt
+    )
+
+
+async def _work(connection: Connection, order: Order) -> None:
+    loop = asyncio.get_running_loop()
+    schedule = Schedule(order.scenario, order.seed)
+    target, bodies = ends_for(order, schedule)
+    ledger = Ledger(len(order.scenario.class_names))
+    sender = Sender(order.scenario, schedule, order.share, target, bodies, ledger, order.limits)
+    connection.send(Ready())
+    start: object = await asyncio.to_thread(connection.recv)
+    if not isinstance(start, Start):
+        await target.close()
+        return
+
+    def hear() -> None:
+        try:
+            word = connection.recv()
+            sender.stop(word.reason if isinstance(word, Stop) else "told to stop")
+        except (EOFError, OSError):
+            loop.remove_reader(connection.fileno())
+            sender.stop("whoever started it is gone")
+
+    loop.add_reader(connection.fileno(), hear)
+    telling = asyncio.create_task(_tell(connection, sender))
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_COLLECT_EVERY, 20, 100)
+    used_s = time.process_time()
+    await sender.run(start.at_s)
+    used_s = time.process_time() - used_s
+    telling.cancel()
+    loop.remove_reader(connection.fileno())
+    connection.send(sender.progress)
+    connection.send(Done(order.share.index, ledger.close(), sender.trouble, used_s))
+    with suppress(TimeoutError):
+        async with asyncio.timeout(2.0):
+            await target.close()
+
+
+async def _tell(connection: Connection, sender: Sender) -> None:
+    """Tell the progress; the other end reads all the time, so that sending waits for nothing."""
+    while True:
+        await asyncio.sleep(PROGRESS_S)
+        connection.send(sender.progress)
+
+
+def main() -> None:
+    """Run a worker; Ctrl-C is for whoever started it, who then tells."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    connection = Connection(int(sys.argv[1]))
+    with suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        order = connection.recv()
+        try:
+            uvloop.run(_work(connection, order))
+        except (BrokenPipeError, ConnectionResetError):
+            raise
+        except Exception as error:  # noqa: BLE001 (whoever started it must hear of anything)
+            connection.send(Refused(f"{type(error).__name__}: {error}"))
+
+
+if __name__ == "__main__":
+    main()
+
+
+__all__ = ["Done", "Order", "Progress", "Ready", "Refused", "Start", "Stop", "main"]
