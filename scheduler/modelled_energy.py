@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from scheduler.steps import AffineSteps, StepModel
 
-# Tokens of context of a sequence at which powers are compared, none beside.
-PROBE_CONTEXT = 1024
+# Tokens of context of a sequence at which the energy of context is asked.
+PROBE_CONTEXTS = (64, 1024)
 # Batches at which the energy of a line is asked; a replica's own are among them.
 PROBE_BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
 
@@ -64,18 +64,19 @@ def with_modelled_energy(
 
     """
     batches = steps.batches if isinstance(steps, TableSteps) else PROBE_BATCHES
-    # Where no context was told apart, its cost is part of the sequences', in time and energy.
-    contexts = (0, PROBE_CONTEXT) if steps.context_s_per_token else (0,)
-    probes = [(batch, batch * context) for batch in batches for context in contexts]
+    probes = [(batch, batch * context) for batch in batches for context in PROBE_CONTEXTS]
     times = [StepTime(batch, steps.decode_s(batch, held), held) for batch, held in probes]
-    points = modelled(times, predicted)
+    if not steps.context_s_per_token:
+        # Its cost is part of the sequences', in time and energy.
+        times = [time._replace(context_tokens=0.0) for time in times]
     prefill = modelled_prefill(steps.prefill_s(1), predicted)
-    line = fit_line(points, prefill)
+    line = fit_line(modelled(times, predicted), prefill)
     if isinstance(steps, TableSteps):
-        bare = [point.step_j for point in points if not point.context_tokens]
+        bare = [StepTime(batch, steps.decode_s(batch)) for batch in batches]
+        rows = [point.step_j for point in modelled(bare, predicted)]
         return replace(
             steps,
-            step_j=tuple(max(bare[: place + 1]) for place in range(len(bare))),
+            step_j=tuple(max(rows[: place + 1]) for place in range(len(rows))),
             prefill=prefill,
             context_j_per_token=line.context_j_per_token,
         )

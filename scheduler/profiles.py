@@ -204,8 +204,8 @@ def fit_prefill(
     if min(prompt_s) <= 0 or min(prompt_j) < 0:
         raise ValueError("the time of every prompt must be positive, and no energy negative")
     points = [StepPoint(tokens, 1.0, 1.0) for tokens in prompt_tokens]
-    _, s_per_token, _ = _line(points, prompt_s)
-    j_per_token = _line(points, prompt_j)[1] if min(prompt_j) > 0 else 0.0
+    _, s_per_token, _ = _line(points, prompt_s, least_share=0.0)
+    j_per_token = _line(points, prompt_j, least_share=0.0)[1] if min(prompt_j) > 0 else 0.0
     return PrefillCost(s_per_token, j_per_token)
 
 
@@ -276,7 +276,9 @@ def _bare(point: StepPoint, line: AffineSteps) -> StepPoint:
     )
 
 
-def _line(points: Sequence[StepPoint], figures: Sequence[float]) -> tuple[float, float, float]:
+def _line(
+    points: Sequence[StepPoint], figures: Sequence[float], least_share: float = LEAST_SHARE
+) -> tuple[float, float, float]:
     y = np.array(figures, dtype=np.float64)
     columns = np.column_stack(
         [
@@ -286,7 +288,7 @@ def _line(points: Sequence[StepPoint], figures: Sequence[float]) -> tuple[float,
         ]
     )
     sizes = np.maximum(columns.max(axis=0), np.finfo(float).tiny)
-    least = LEAST_SHARE * float(y.min())
+    least = least_share * float(y.min())
     found, _ = nnls(columns / sizes / y[:, None], 1.0 - least / y)
     base, slope, context = found / sizes
     return float(base) + least, float(slope), float(context)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import time
 from dataclasses import dataclass
 from statistics import fmean, median
 from typing import TYPE_CHECKING
@@ -29,7 +28,10 @@ if TYPE_CHECKING:
 # Tokens of the wave that comes before those that count: it pays for what is made once for a
 # batch, and tells how long a step takes.
 PROBE_TOKENS = 12
-# Of a wave, at least: fewer steps are as much of its ends as of its middle.
+# A probe in which the first had ended before the last began is made so many times longer, so
+# often: prompts are computed one after another, while those before them decode.
+PROBE_GROWTH, PROBES = 6, 4
+# Of a wave, at least, beyond what its prompts take: fewer steps are as much of its ends.
 LEAST_TOKENS = 24
 MOST_WAVES = 64
 MOST_PROMPTS = 2000
@@ -54,7 +56,7 @@ class Settings:
         batches: ascending.
         seconds: of decoding at each batch and context.
         prompt_tokens: before the tokens of a wave: the short context.
-        long_prompt_tokens: before those of a second wave, at every second batch and the last, so
+        long_prompt_tokens: before those of a second wave, at every third batch and the last, so
             that the cost of context can be told; 0 for none.
         prefill_tokens: lengths of prompts whose computation is timed.
         context_tokens: that a request may have, prompt and completion.
@@ -143,7 +145,8 @@ class Experiment:
         found = []
         if (short := await self._decode(batch, settings.prompt_tokens)) is not None:
             found.append(short)
-        twice = place % 2 == 1 or place == len(settings.batches) - 1
+        # Not those that are left out of a fit to judge it: what remains must tell contexts.
+        twice = place % 3 == 2 or place == len(settings.batches) - 1  # noqa: PLR2004
         if found and twice and settings.long_prompt_tokens:
             long = await self._decode(batch, settings.long_prompt_tokens)
             found += [] if long is None else [long]
@@ -153,26 +156,9 @@ class Experiment:
         """Measure decode steps at one batch and context; None with a remark if it cannot be."""
         self._tell(f"batch {batch}, prompts of {prompt_tokens} tokens")
         what = f"batch {batch} after prompts of {prompt_tokens} tokens"
-        room = self._settings.context_tokens - prompt_tokens - 1
-        windows: list[Window] = []
         try:
             async with self._watch(batch) as watch:
-                probe = window_of(
-                    (await self._wave(batch, prompt_tokens, PROBE_TOKENS, PROBE_LIMIT_S)).streams
-                )
-                while probe is not None and len(windows) < MOST_WAVES:
-                    left_s = self._settings.seconds - _seconds(windows)
-                    if left_s <= 0:
-                        break
-                    tokens = max(LEAST_TOKENS, math.ceil(left_s / probe.step_s) + 1)
-                    tokens = min(tokens, room)
-                    limit_s = PROBE_LIMIT_S + SLACK * tokens * probe.step_s
-                    done = await self._wave(batch, prompt_tokens, tokens, limit_s)
-                    watch.check()
-                    window = window_of(done.streams)
-                    if window is None:
-                        break
-                    windows.append(window)
+                windows = await self._windows(batch, prompt_tokens, watch)
         except OverloadedError as error:
             self._remarks.append(f"{what} is refused: {error.message}")
             return None
@@ -180,6 +166,32 @@ class Experiment:
             self._remarks.append(f"{what} never decoded together: it does not fit the replica")
             return None
         return self._point(batch, windows, watch, what)
+
+    async def _windows(self, batch: int, prompt_tokens: int, watch: Watch) -> list[Window]:
+        """Send waves until they have decoded together for as long as is asked."""
+        room = self._settings.context_tokens - prompt_tokens - 1
+        windows: list[Window] = []
+        probe, tokens = None, 0
+        for growth in range(PROBES):
+            tokens = min(room, PROBE_TOKENS * PROBE_GROWTH**growth)
+            sent = await self._wave(batch, prompt_tokens, tokens, PROBE_LIMIT_S)
+            watch.check()
+            if (probe := window_of(sent.streams)) is not None or tokens == room:
+                break
+        while probe is not None and len(windows) < MOST_WAVES:
+            left_s = self._settings.seconds - _seconds(windows)
+            if left_s <= 0:
+                break
+            wanted = tokens + max(LEAST_TOKENS, math.ceil(left_s / probe.step_s) + 1)
+            wanted = min(wanted, room)
+            limit_s = PROBE_LIMIT_S + SLACK * wanted * probe.step_s
+            sent = await self._wave(batch, prompt_tokens, wanted, limit_s)
+            watch.check()
+            window = window_of(sent.streams)
+            if window is None:
+                break
+            windows.append(window)
+        return windows
 
     def _point(
         self, batch: int, windows: Sequence[Window], watch: Watch, what: str
@@ -225,17 +237,18 @@ class Experiment:
         first_s: list[float] = []
         computed: list[float] = []
         async with self._watch(1) as watch:
-            began_s = time.monotonic()
+            began_s = asyncio.get_running_loop().time()
             least_s = _PROMPT_SHARE * self._settings.seconds
             while len(first_s) < LEAST_PROMPTS or (
-                time.monotonic() - began_s < least_s and len(first_s) < MOST_PROMPTS
+                asyncio.get_running_loop().time() - began_s < least_s
+                and len(first_s) < MOST_PROMPTS
             ):
-                sent_s = time.monotonic()
+                sent_s = asyncio.get_running_loop().time()
                 done = await self._wave(1, tokens, 1, PROBE_LIMIT_S)
                 first_s.append(done.streams[0].at_s[0] - sent_s)
                 (usage,) = done.usages
                 computed.append(usage.prompt_tokens - usage.cached_tokens)
-            ended_s = time.monotonic()
+            ended_s = asyncio.get_running_loop().time()
             watch.check()
         power = power_w(watch.glimpses, began_s, ended_s) if self._metered else None
         if self._metered and power is None:
@@ -270,10 +283,10 @@ class Experiment:
         """Power of the replica while it does nothing."""
         self._tell("power of the idle replica")
         async with self._watch(0) as watch:
-            began_s = time.monotonic()
+            began_s = asyncio.get_running_loop().time()
             await asyncio.sleep(min(self._settings.seconds, IDLE_LIMIT_S))
             watch.check()
-            return power_w(watch.glimpses, began_s, time.monotonic())
+            return power_w(watch.glimpses, began_s, asyncio.get_running_loop().time())
 
 
 def _span(window: Window) -> float:

@@ -12,7 +12,6 @@ from rich.table import Table
 from scheduler.profiles import TableSteps
 
 if TYPE_CHECKING:
-
     from rich.console import Console
 
     from scheduler.profiles import StepPoint

@@ -6,7 +6,6 @@ Its own module because it is a task of its own beside the load, with an end of i
 from __future__ import annotations
 
 import asyncio
-import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
@@ -39,7 +38,7 @@ class Glimpse(NamedTuple):
     """The replica at one instant.
 
     Attributes:
-        at_s: when its report was made, on this machine's monotonic clock.
+        at_s: when its report was made, on the event loop's clock.
         energy_j: of its counter.
         step_time_s: recent mean, by its own account.
         running_requests: in its batch.
@@ -121,7 +120,7 @@ class Watch:
                 self._fault = f"the gateway says no more how it is: {error}"
             return
         self._failures = 0
-        now_s = time.monotonic()
+        now_s = asyncio.get_running_loop().time()
         self._fault = disturbance(status, self._subject, self._running)
         for each in status.replicas:
             if each.replica == self._subject.replica:

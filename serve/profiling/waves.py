@@ -7,7 +7,6 @@ requests decodes is the batch what it is said to be, and no step computes a prom
 from __future__ import annotations
 
 import asyncio
-import time
 from array import array
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
@@ -169,7 +168,7 @@ async def _read(call: AsyncStream, add: Callable[[float, int], None]) -> None:
     async with call:
         async for tokens in call:
             if tokens.token_ids:
-                add(time.monotonic(), len(tokens.token_ids))
+                add(asyncio.get_running_loop().time(), len(tokens.token_ids))
 
 
 def _first(several: BaseExceptionGroup[BaseException]) -> BaseException:
