@@ -62,14 +62,15 @@ export class Fleet {
   }
 
   name(all) {
-    const sums = new Map(this.variants.map((name) => [name, { replicas: 0, power_w: 0 }]));
+    const sums = new Map();
     for (const each of all) {
       const sum = sums.get(each.variant) ?? { replicas: 0, power_w: 0 };
       sum.replicas += 1;
       sum.power_w += each.power_w;
       sums.set(each.variant, sum);
     }
-    this.legend.show([...sums], ([name]) => name, (item, [name, sum]) => {
+    const order = this.variants.filter((name) => sums.has(name)).map((name) => [name, sums.get(name)]);
+    this.legend.show(order, ([name]) => name, (item, [name, sum]) => {
       mark(item, "data-hue", this.hue(name));
       say(item.lastElementChild, `${name} × ${sum.replicas}, ${si(sum.power_w, "W")}`);
     });
@@ -232,9 +233,11 @@ function place(each) {
   return [each.node, ...each.devices].join(" ");
 }
 
+// A tile has room for a number only; the whole names are in the details.
 function short(devices) {
-  if (!devices.length) return "";
-  return devices.length > 1 ? `${devices[0]} +${devices.length - 1}` : devices[0];
+  const index = devices[0]?.match(/\d+$/)?.[0] ?? "";
+  const first = index.length && index.length <= 3 ? `#${index}` : "";
+  return devices.length > 1 ? `${first} +${devices.length - 1}` : first;
 }
 
 function described(each) {
