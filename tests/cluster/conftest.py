@@ -43,6 +43,7 @@ models:
         min_replicas: 2
         quality: 0.8
         echo: {decode_step_s: 0.05, prefill_tokens_per_s: 1000}
+carbon: {provider: constant, gco2e_per_kwh: 400, pue: 1.25}
 """
 
 
