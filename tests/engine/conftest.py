@@ -14,6 +14,7 @@ import pytest
 
 from cluster.processor import processor
 from serve import ports
+from tests.cluster.otlp_collector import OtlpCollector
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,22 +41,41 @@ print("REPLIES " + json.dumps([list(reply.token_ids) for reply in replies]))
 
 
 class Cluster(NamedTuple):
-    """A running cluster."""
+    """A running cluster, and where it logs."""
 
     grpc_address: str
     http_url: str
+    logs: Path
+
+
+@pytest.fixture(scope="session")
+def collector() -> Iterator[OtlpCollector]:
+    """Give a collector of spans that the cluster sends to."""
+    with OtlpCollector() as collector:
+        yield collector
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def cluster(
+    tmp_path_factory: pytest.TempPathFactory, collector: OtlpCollector
+) -> Iterator[Cluster]:
     found = ports.reserve()
     grpc_port, http_port = found.gateways_grpc.first, found.gateways_http.first
-    environment = {**os.environ, "XDG_STATE_HOME": str(tmp_path_factory.mktemp("state"))}
+    state = tmp_path_factory.mktemp("state")
+    environment = {
+        **os.environ,
+        "XDG_STATE_HOME": str(state),
+        "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
+        "OTEL_METRICS_EXPORTER": "none",
+        "OTEL_BSP_SCHEDULE_DELAY": "200",
+    }
     command = [sys.executable, "-m", "serve.cli"]
     options = ["--detach", f"--grpc-port={grpc_port}", f"--http-port={http_port}"]
     subprocess.run([*command, "up", *options], check=True, cwd=ROOT, env=environment, timeout=600)
     try:
-        yield Cluster(f"127.0.0.1:{grpc_port}", f"http://127.0.0.1:{http_port}")
+        record = json.loads((state / "jouleserve" / "cluster.json").read_text())
+        logs = Path(record["directory"], "session_latest", "logs")
+        yield Cluster(f"127.0.0.1:{grpc_port}", f"http://127.0.0.1:{http_port}", logs)
     finally:
         subprocess.run([*command, "down"], check=True, cwd=ROOT, env=environment, timeout=60)
 

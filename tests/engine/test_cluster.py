@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import subprocess
 import sys
 import time
@@ -16,6 +17,8 @@ from tests.engine.conftest import MODEL, QUESTION, ROOT, Cluster, directly
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from tests.cluster.otlp_collector import OtlpCollector
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 
@@ -318,3 +321,59 @@ def test_malformed_json_is_refused(openai_client: openai.OpenAI) -> None:
     reply = http.post("chat/completions", content=b"{", headers={"content-type": "text/json"})
     assert reply.status_code == 400
     assert "not JSON" in reply.json()["error"]["message"]
+
+
+# ----------------------------------------------------------------------------------------- traces
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_http_request_is_one_trace_from_its_client_to_the_engine(
+    openai_client: openai.OpenAI, collector: OtlpCollector, *, stream: bool
+) -> None:
+    trace_id, span_id = secrets.token_hex(16), secrets.token_hex(8)
+    reply: Any = openai_client.chat.completions.create(
+        model=MODEL,
+        messages=CHAT,
+        max_tokens=5,
+        stream=stream,
+        extra_headers={"traceparent": f"00-{trace_id}-{span_id}-01"},
+    )
+    if stream:
+        assert list(reply)
+    root_name = f"chat {MODEL}"
+    stages, phases = {"admit", "route", "serve"}, {"queue", "prefill", "decode"}
+    deadline_s = time.monotonic() + RELEASE_S
+    while time.monotonic() < deadline_s:
+        spans = {each.span.name: each for each in collector.trace(trace_id)}
+        if len(spans) == len({root_name, "engine"} | stages | phases):
+            break
+        time.sleep(0.1)
+    assert set(spans) - {"engine bf16", "engine int8"} == {root_name} | stages | phases
+    root = spans[root_name]
+    assert root.span.parent_span_id.hex() == span_id
+    (engine,) = (each for name, each in spans.items() if name.startswith("engine "))
+    assert engine.span.parent_span_id == spans["serve"].span.span_id
+    assert {spans[name].span.parent_span_id for name in phases} == {engine.span.span_id}
+    assert {each.service for each in spans.values()} == {"jouleserve-gateway", "jouleserve-replica"}
+    attributes = {each.key: each.value for each in root.span.attributes}
+    assert attributes["gen_ai.operation.name"].string_value == "chat"
+    assert attributes["gen_ai.usage.output_tokens"].int_value == 5
+    assert attributes["jouleserve.energy_j"].double_value > 0
+
+
+def test_no_log_tells_what_was_asked_or_answered(
+    cluster: Cluster, client: Client, openai_client: openai.OpenAI
+) -> None:
+    canary = "Zyzzyva"
+    asked = f"Repeat after me: {canary} {canary}"
+    openai_client.chat.completions.create(
+        model=MODEL, messages=[{"role": "user", "content": asked}], max_tokens=8
+    )
+    client.complete(MODEL, asked, max_tokens=8)
+    with pytest.raises(openai.APIStatusError):
+        openai_client.chat.completions.create(
+            model=MODEL, messages=[{"role": "user", "content": asked * 2000}]
+        )
+    logs = [each for each in cluster.logs.rglob("*") if each.is_file()]
+    assert logs
+    assert not [each for each in logs if canary in each.read_text(errors="replace")]
