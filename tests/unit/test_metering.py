@@ -18,7 +18,6 @@ from tests.unit.test_rapl import domain
 from tests.unit.test_shared_counter import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from cluster.metering import Wish
@@ -28,7 +27,7 @@ WEIGHTS = CoreWeights(5.0, 1.5)
 
 
 @pytest.fixture
-def driver(monkeypatch: pytest.MonkeyPatch) -> Iterator[fake.Driver]:
+def driver(monkeypatch: pytest.MonkeyPatch) -> fake.Driver:
     """Give GPUs that nobody has used yet."""
     monkeypatch.setattr(fake, "driver", fake.Driver())
     return fake.driver
