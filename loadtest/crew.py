@@ -12,15 +12,17 @@ from multiprocessing import Pipe
 from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, NamedTuple
 
+from loadtest.crew_words import Done, Ready, Refused, Start, Stop
 from loadtest.errors import LoadtestError
 from loadtest.sender import Progress
-from loadtest.worker import Done, Order, Ready, Refused, Start, Stop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from multiprocessing.connection import Connection
     from types import TracebackType
     from typing import Self
+
+    from loadtest.crew_words import Order
 
 # Until a worker is ready; it imports, reads traces and draws its schedule.
 READY_S = 120.0

@@ -18,6 +18,7 @@ from hdrh.histogram import HdrHistogram
 
 from loadtest.clerk import Clerk
 from loadtest.crew import Crew, Yield
+from loadtest.crew_words import Order
 from loadtest.errors import LoadtestError
 from loadtest.ledger import Ledger, Pages, merged
 from loadtest.preflight import Greeting, client_of, greet
@@ -25,7 +26,6 @@ from loadtest.run import Run, RunClass
 from loadtest.schedule import Schedule
 from loadtest.sender import Limits, Progress, Share
 from loadtest.server_watch import ServerWatch
-from loadtest.worker import Order
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

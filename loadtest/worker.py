@@ -15,89 +15,27 @@ import signal
 import sys
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import uvloop
 
-from loadtest.ledger import Ledger, Pages
+from loadtest.crew_words import Done, Ready, Refused, Start, Stop
+from loadtest.ledger import Ledger
 from loadtest.schedule import Schedule
-from loadtest.sender import Limits, Progress, Sender, Share
+from loadtest.sender import Sender
 
 if TYPE_CHECKING:
+    from loadtest.crew_words import Order
     from loadtest.exchanges import Target
-    from loadtest.scenario import Scenario
     from loadtest.sender import Bodies
-    from loadtest.targets import TargetSettings
 
 PROGRESS_S = 0.5
 # Replies are garbage by reference counts alone; what is left is collected in small portions.
 _COLLECT_EVERY = 50_000
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
-    """What a worker is to do.
-
-    Attributes:
-        scenario: to be sent.
-        seed: of chance.
-        salt: of prompts.
-        target: that is asked.
-        share: of the schedule.
-        limits: of this sender.
-
-    """
-
-    scenario: Scenario
-    seed: int
-    salt: int
-    target: TargetSettings
-    share: Share
-    limits: Limits
-
-
-class Ready(NamedTuple):
-    """The worker waits for its start."""
-
-
-class Start(NamedTuple):
-    """Begin at an instant of the monotonic clock, which all processes of a machine share."""
-
-    at_s: float
-
-
-class Stop(NamedTuple):
-    """End now."""
-
-    reason: str
-
-
-class Done(NamedTuple):
-    """The worker has ended.
-
-    Attributes:
-        number: of its share.
-        pages: what came of its requests.
-        trouble: why it did not go on to its end; empty if it did.
-        cpu_s: that it has used from start to end.
-
-    """
-
-    number: int
-    pages: Pages
-    trouble: str
-    cpu_s: float
-
-
-class Refused(NamedTuple):
-    """The worker cannot do what it was told."""
-
-    reason: str
-
-
-def ends_for(order: Order, schedule: Schedule) -> tuple[Target, Bodies]:
+def _ends(order: Order, schedule: Schedule) -> tuple[Target, Bodies]:
     """Make what speaks the target's protocol; needs a running event loop."""
     if order.target.protocol == "grpc":
         from loadtest.grpc_bodies import GrpcBodies
@@ -116,7 +54,7 @@ def ends_for(order: Order, schedule: Schedule) -> tuple[Target, Bodies]:
 async def _work(connection: Connection, order: Order) -> None:
     loop = asyncio.get_running_loop()
     schedule = Schedule(order.scenario, order.seed)
-    target, bodies = ends_for(order, schedule)
+    target, bodies = _ends(order, schedule)
     ledger = Ledger(len(order.scenario.class_names))
     sender = Sender(order.scenario, schedule, order.share, target, bodies, ledger, order.limits)
     connection.send(Ready())
@@ -173,6 +111,3 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
-
-
-__all__ = ["Done", "Order", "Progress", "Ready", "Refused", "Start", "Stop", "main"]
