@@ -86,6 +86,7 @@ def route(  # noqa: PLR0913 (four inputs of the decision, three settings)
     limits: Limits = DEFAULT_LIMITS,
     avoid: frozenset[ReplicaId] = frozenset(),
     explain: bool = False,
+    most_explained: int | None = None,
     reasoned: bool = True,
 ) -> Decision | NoReplica:
     """Choose a replica: filter, score, pick.
@@ -98,6 +99,7 @@ def route(  # noqa: PLR0913 (four inputs of the decision, three settings)
         limits: bounds on load and age.
         avoid: replicas that have failed this request already.
         explain: fill `candidates`; costs some microseconds for each replica.
+        most_explained: give so many of the best alone; None for all, and who was excluded.
         reasoned: give a `reason`, which a simulation of a million requests can do without.
 
     """
@@ -120,7 +122,7 @@ def route(  # noqa: PLR0913 (four inputs of the decision, three settings)
         policy=policy.name,
         reason=policy.explain(request, table, eligible, scores, row) if reasoned else "",
         ranking=_fallbacks(case, values, row),
-        candidates=_candidates(case, eligible, scores, row) if explain else (),
+        candidates=_candidates(case, eligible, scores, row, most_explained) if explain else (),
         cached_tokens=0 if table.cached_tokens is None else int(table.cached_tokens[row]),
         wake=_wake_further(case, fleet, eligible, scores),
         predicted=_predicted(scores, row),
@@ -222,7 +224,7 @@ def _ranked(rows: IndexArray, values: FloatArray, requests: FloatArray) -> list[
 
 
 def _candidates(
-    case: Case, eligible: BoolArray, scores: Scores, chosen: int
+    case: Case, eligible: BoolArray, scores: Scores, chosen: int, most: int | None
 ) -> tuple[Candidate, ...]:
     """Detail every replica: the chosen one, the other eligible ones by rank, the excluded."""
     table = case.table
@@ -235,9 +237,9 @@ def _candidates(
             score=float(scores.values[row]),
             terms={name: float(term[row]) for name, term in scores.terms.items()},
         )
-        for row in (chosen, *ranked)
+        for row in (chosen, *ranked)[:most]
     )
-    return best + _excluded(case, eligible)
+    return best if most is not None else best + _excluded(case, eligible)
 
 
 def _excluded(case: Case, eligible: BoolArray | None = None) -> tuple[Candidate, ...]:

@@ -18,6 +18,7 @@ from cluster import telemetry_attributes as names
 from cluster.telemetry_spans import Fault, headers_of, make_current
 from serve.errors import JouleserveError
 from serve.objectives_met import serverside
+from serve.placing import MOST_TRACED
 from serve.tracing import UNTRACED
 
 if TYPE_CHECKING:
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from serve.calls import Call, Journey
     from serve.tracing import CallTrace
 
-# Of a decision, the best; a fleet may have hundreds.
-MOST_CANDIDATES = 8
 MOST_MESSAGE = 256
 
 
@@ -186,14 +185,13 @@ def _routing(decision: Decision) -> dict[str, Value]:
         names.REPLICA: decision.replica,
         names.REASON: decision.reason,
     }
-    fit = [each for each in decision.candidates if not each.excluded]
-    if fit:
-        shown = fit[:MOST_CANDIDATES]
+    shown = [each for each in decision.candidates[:MOST_TRACED] if not each.excluded]
+    if shown:
         attributes |= {
             names.CANDIDATE_REPLICAS: [each.replica for each in shown],
             names.CANDIDATE_VARIANTS: [each.variant for each in shown],
             names.CANDIDATE_SCORES: [each.score for each in shown],
-            names.CANDIDATES_EXCLUDED: len(decision.candidates) - len(fit),
+            names.CANDIDATES_EXCLUDED: decision.considered - decision.eligible,
         }
     return attributes
 

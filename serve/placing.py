@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from serve.traffic_counts import TrafficCounts
 
 
+# Candidates of a decision that a trace shows; a fleet may have hundreds.
+MOST_TRACED = 8
+
+
 class Placer:
     """Routes the calls of one gateway, and holds those that nobody can take yet."""
 
@@ -93,6 +97,7 @@ class Placer:
         return self._route(journey, request, again=again)
 
     def _route(self, journey: Journey, request: Request, *, again: bool) -> Decision | NoReplica:
+        wanted = journey.call.wishes.explain
         return route(
             request,
             self._engines.fleet(),
@@ -101,7 +106,8 @@ class Placer:
             limits=self._limits,
             # One that was lost may be back under its name by the time that it is asked again.
             avoid=frozenset() if again else journey.failed,
-            explain=journey.call.wishes.explain or journey.trace.recording,
+            explain=wanted or journey.trace.recording,
+            most_explained=None if wanted else MOST_TRACED,
         )
 
     def _worth_waiting(self, journey: Journey, request: Request, verdict: NoReplica) -> bool:

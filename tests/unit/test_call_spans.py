@@ -17,8 +17,9 @@ from cluster import telemetry_attributes as names
 from cluster.telemetry_spans import Spans
 from scheduler.requests import ReplicaId
 from serve import link as link_module
-from serve.call_spans import MOST_CANDIDATES, CallTracer
+from serve.call_spans import CallTracer
 from serve.observation import outcome_of
+from serve.placing import MOST_TRACED
 from tests.gateway_fakes import LARGE, Desk, cluster_config, ending, settle, tokens
 
 if TYPE_CHECKING:
@@ -139,7 +140,8 @@ async def test_spans_carry_what_was_used_and_why(traced: Traced) -> None:
     replicas, scores = routing[names.CANDIDATE_REPLICAS], routing[names.CANDIDATE_SCORES]
     assert replicas[0] == routing[names.REPLICA]
     assert len(replicas) == len(scores) == len(routing[names.CANDIDATE_VARIANTS])
-    assert len(replicas) == MOST_CANDIDATES, "however many there are"
+    assert len(replicas) == MOST_TRACED, "however many there are"
+    assert routing[names.CANDIDATES_EXCLUDED] == 0
     assert list(scores) == sorted(scores)
 
 

@@ -10,7 +10,7 @@ import pytest
 from scheduler.fleet import Fleet, ReplicaReport, ReplicaView, Variant
 from scheduler.policies import POLICIES, make_policy
 from scheduler.requests import ModelName, Objective, ReplicaId, Request, RequestId, VariantName
-from scheduler.routing import Decision, NoReplica, Policy, route
+from scheduler.routing import Candidate, Decision, NoReplica, route
 from scheduler.steps import AffineSteps
 
 STEPS = AffineSteps(0.01, 0.001, 1.0, 0.1, 1e-4, 0.01)
@@ -90,3 +90,18 @@ def test_refusals_say_why() -> None:
     assert full.kind == "full"
     assert "64 waiting" in full.reason
     assert "100 requests" in full.candidates[0].excluded
+
+
+def test_of_many_candidates_the_best_can_be_told_alone() -> None:
+    policy, waiting = make_policy("least_loaded"), {f"r{load}": load for load in (100, *range(9))}
+
+    def told(most: int | None) -> tuple[Candidate, ...]:
+        decision = route(
+            REQUEST, fleet(**waiting), policy, random.Random(1), explain=True, most_explained=most
+        )
+        assert isinstance(decision, Decision)
+        return decision.candidates
+
+    assert len(told(None)) == len(waiting)
+    assert told(4) == told(None)[:4]
+    assert told(100) == tuple(each for each in told(None) if not each.excluded)
