@@ -10,7 +10,7 @@ import pytest
 from scheduler.fleet import Fleet, ReplicaReport, ReplicaView, Variant
 from scheduler.policies import POLICIES, make_policy
 from scheduler.requests import ModelName, Objective, ReplicaId, Request, RequestId, VariantName
-from scheduler.routing import Candidate, Decision, NoReplica, route
+from scheduler.routing import Candidate, Decision, NoReplica, Policy, route
 from scheduler.steps import AffineSteps
 
 STEPS = AffineSteps(0.01, 0.001, 1.0, 0.1, 1e-4, 0.01)
