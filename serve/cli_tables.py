@@ -19,12 +19,15 @@ if TYPE_CHECKING:
     from protos.jouleserve.plans import PlannedDemand
 
 _MS = 1e3
+MOST_ACCOUNTS = 20
 
 
 def print_status(console: Console, status: ClusterStatus) -> None:
     """Print every replica, the gateway's counters, and what is wrong."""
     table = _table("model", "variant", "replica", "accelerator", "state")
-    for heading in ("running", "waiting", "KV", "tok/s", "step ms", "W", "J", "leases", "age s"):
+    for heading in ("running", "waiting", "KV", "tok/s", "step ms", "W", "J", "by"):
+        table.add_column(heading, justify="right")
+    for heading in ("leases", "age s"):
         table.add_column(heading, justify="right")
     for each in status.replicas:
         table.add_row(
@@ -40,6 +43,7 @@ def print_status(console: Console, status: ClusterStatus) -> None:
             f"{each.step_time_s * _MS:.1f}",
             f"{each.power_w:.1f}",
             f"{each.energy_j:.1f}",
+            each.energy_method,
             str(each.leases),
             f"{each.age_s:.1f}",
         )
@@ -52,8 +56,37 @@ def print_status(console: Console, status: ClusterStatus) -> None:
         f" failed + {counters.in_flight} in flight; {counters.rejected} rejected,"
         f" {counters.leases} leases",
     )
+    _print_accounts(console, status)
     for trouble in status.troubles:
         _say(console, f"! {trouble.subject}: {trouble.reason}", style="yellow")
+
+
+def _print_accounts(console: Console, status: ClusterStatus) -> None:
+    """Print whose joules they were, and what the grid emits, as far as anybody asked."""
+    largest = sorted(status.accounts, key=lambda each: each.energy_j, reverse=True)
+    if any(each.tenant for each in largest):
+        table = _table("tenant", "class", "variant")
+        for heading in ("requests", "tokens", "J", "gCO2e"):
+            table.add_column(heading, justify="right")
+        for each in largest[:MOST_ACCOUNTS]:
+            table.add_row(
+                each.tenant,
+                each.service_class,
+                each.variant,
+                str(each.requests),
+                str(each.completion_tokens),
+                f"{each.energy_j:.1f}",
+                f"{each.gco2e:.4f}",
+            )
+        console.print(table)
+        if len(largest) > MOST_ACCOUNTS:
+            _say(console, f"and {len(largest) - MOST_ACCOUNTS} smaller accounts")
+    carbon = status.carbon
+    if carbon is not None:
+        _say(
+            console,
+            f"grid: {carbon.gco2e_per_kwh:g} gCO2e/kWh ({carbon.source}), PUE {carbon.pue:g}",
+        )
 
 
 def print_plan(console: Console, plan: Plan) -> None:

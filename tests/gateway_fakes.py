@@ -31,6 +31,8 @@ from serve.traffic_counts import TrafficCounts
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Generator, Iterable, Mapping
 
+    from cluster.carbon import Grid
+
 MODEL = ModelName("m")
 LARGE, SMALL = VariantName("large"), VariantName("small")
 ENERGY = RequestEnergy(1.0, 2.0, "model", "cpu")
@@ -159,9 +161,10 @@ class Rig:
         *streams: StreamFrame,
         accepted: Iterable[int] = (),
         report: ReplicaReport | None = None,
+        dropped: Iterable[tuple[int, RequestEnergy]] = (),
     ) -> None:
         """Let a replica send a frame."""
-        frame = Frame(replica, list(accepted), list(streams), report)
+        frame = Frame(replica, list(accepted), list(streams), report, tuple(dropped))
         self.handles[name].send(ReplicaId(replica), frame)
 
     def close(self) -> None:
@@ -176,6 +179,7 @@ class Desk(Rig):
         config: Config | None = None,
         policy: str = "least_loaded",
         trace: Tracer = nobody,
+        grid: Grid | None = None,
     ) -> None:
         super().__init__()
         self.journeys: list[Journey] = []
@@ -191,6 +195,7 @@ class Desk(Rig):
             self.traffic,
             lambda: None,
             trace,
+            grid,
         )
 
     def call(self, **changes: Any) -> Call:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from protos.jouleserve.client import AsyncClient, ClusterStatus
     from tests.cluster.live_cluster import LiveCluster
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 G_PER_J = 400 * 1.25 / 3.6e6
 # Replicas share out what they used once a second, and report twice.

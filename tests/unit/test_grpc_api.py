@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import grpc
@@ -15,6 +16,7 @@ from serve import errors, grpc_api
 from serve.calls import Latency, Outcome, Wishes
 from serve.engine import EngineDelta, EngineFinish
 from serve.errors import BadRequestError, JouleserveError, PromptTooLargeError
+from serve.frames import RequestEnergy
 from serve.frontend_bytes import BytesFrontend
 from tests.gateway_fakes import ENERGY, LARGE, SMALL
 
@@ -57,6 +59,17 @@ def test_every_error_has_a_status_a_message_and_a_name(kind: type[JouleserveErro
         "metadata": [("jouleserve-error", kind.kind)],
     }
     assert context.said["code"] is not grpc.StatusCode.OK
+
+
+@pytest.mark.parametrize("tenant", ["a b", "ü", "x" * 65, "a/b", "a\n"])
+def test_a_tenant_that_is_no_name_is_refused(tenant: str) -> None:
+    with pytest.raises(BadRequestError, match="64 letters"):
+        grpc_api.wishes(pb.GenerateRequest(tenant=tenant))
+
+
+def test_a_tenant_is_a_wish() -> None:
+    assert grpc_api.wishes(pb.GenerateRequest(tenant="lab-7.x_Y")).tenant == "lab-7.x_Y"
+    assert grpc_api.wishes(pb.GenerateRequest()).tenant == ""
 
 
 # ── what is refused at once ─────────────────────────────────────────────────
@@ -230,7 +243,27 @@ def test_the_finish_says_who_why_and_what_it_cost() -> None:
     assert usage.energy == pb.Energy(
         energy_j=3.0, prefill_j=1.0, decode_j=2.0, method="model", boundary="cpu"
     )
+    assert not usage.energy.HasField("gco2e")
     assert not finish.HasField("decision")
+
+
+def test_what_a_call_has_used_is_in_the_finish_and_in_trailing_metadata() -> None:
+    energy = RequestEnergy(1.0, 2.5, "nvml", "gpu", 0.25, 70.0)
+    done = replace(outcome(), energy=energy, gco2e=0.002)
+    told = grpc_api.finish(done, explain=False).finish.usage.energy
+    assert (told.energy_j, told.share, told.mean_power_w, told.gco2e) == (3.5, 0.25, 70.0, 0.002)
+    context = Context()
+    grpc_api.set_cost(context, done)
+    assert dict(context.said["metadata"]) == {
+        "jouleserve-energy-j": "3.500000",
+        "jouleserve-energy-method": "nvml",
+        "jouleserve-energy-boundary": "gpu",
+        "jouleserve-energy-share": "0.250000",
+        "jouleserve-mean-power-w": "70.000",
+        "jouleserve-gco2e": "0.002000000",
+    }
+    grpc_api.set_cost(context, outcome())
+    assert "jouleserve-gco2e" not in dict(context.said["metadata"])
 
 
 def test_the_decision_is_there_when_it_was_asked_for() -> None:

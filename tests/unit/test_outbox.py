@@ -80,6 +80,18 @@ async def test_energy_comes_with_the_last_delta() -> None:
     assert part.delta.token_ids == [5, 6]
 
 
+async def test_what_a_dropped_stream_has_used_travels_once_with_what_comes_next() -> None:
+    outbox = Outbox()
+    for stream in (1, 2):
+        outbox.accept(stream)
+    energy = RequestEnergy(1.0, 2.0, "model", "cpu")
+    outbox.drop(1)
+    outbox.spent(1, energy)
+    assert (await outbox.take(0)).dropped == ((1, energy),)
+    outbox.put(2, EngineDelta([5], "a"))
+    assert (await outbox.take(0)).dropped == ()
+
+
 async def test_a_stream_that_ended_takes_no_more() -> None:
     outbox = Outbox()
     outbox.accept(1)
