@@ -178,7 +178,8 @@ def test_equal_documents_differ_in_nothing(same: dict[str, Any]) -> None:
 
 
 def test_only_what_has_changed_is_told() -> None:
-    before, after = {"a": {"x": 1, "y": 2}, "b": 3, "c": 4}, {"a": {"x": 1, "y": 5}, "c": 4}
+    before: Any = {"a": {"x": 1, "y": 2}, "b": 3, "c": 4}
+    after: Any = {"a": {"x": 1, "y": 5}, "c": 4}
     assert difference(before, after) == {"a": {"y": 5}, "b": None}
 
 
