@@ -26,6 +26,7 @@ from serve.default_config import load_default
 from serve.deployment import serve_config
 from serve.live_view import open_view, print_endpoints
 from serve.profiling import cli as profiling_cli
+from serve.profiling import decoder_cli
 from serve.profiling.errors import ProfilingError
 from serve.section_file import ConfigFileError
 from serve.variants import cli as variants_cli
@@ -54,6 +55,7 @@ config_app = typer.Typer(no_args_is_help=True, help="Look at configurations.")
 app.add_typer(config_app, name="config")
 app.add_typer(variants_cli.app, name="variants")
 app.command("calibrate")(profiling_cli.calibrate)
+app.command("calibrate-decoder")(decoder_cli.calibrate_decoder)
 
 ConfigOption = Annotated[
     Path | None,

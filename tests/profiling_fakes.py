@@ -21,13 +21,37 @@ from protos.jouleserve.client import (
     Tokens,
     Usage,
 )
+from serve.engine import EngineRequest
+from serve.engine_echo import EchoEngine
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import AsyncIterator, Callable, Coroutine
 
     from scheduler.steps import StepModel
+    from serve.engine import EngineDelta
 
 CHUNK_TOKENS = 2048
+REPLICA = Replica(
+    model="m",
+    variant="v",
+    replica="v#1",
+    node="node",
+    accelerator="h100-sxm",
+    state="awake",
+    age_s=0.0,
+    running_requests=0,
+    waiting_requests=0,
+    kv_cache_usage=0.1,
+    prefill_tokens_per_s=0.0,
+    decode_tokens_per_s=0.0,
+    step_time_s=0.0,
+    power_w=0.0,
+    energy_j=0.0,
+    leases=0,
+    energy_method="model",
+    energy_boundary="gpu",
+    max_batch=64,
+)
 COUNTERS = Counters(
     accepted=0, completed=0, cancelled=0, failed=0, rejected=0, in_flight=0, leases=0
 )
@@ -122,25 +146,14 @@ class ModelledCluster:
         idle_s = self._idle_s + (0.0 if self._since_s is None else now_s - self._since_s)
         began_s, step_s, step_j = self._current
         energy_j = self._busy_j + self._idle_w * idle_s + step_j * (now_s - began_s) / step_s
-        return Replica(
-            model="m",
-            variant="v",
-            replica="v#1",
-            node="node",
-            accelerator="h100-sxm",
-            state="awake",
-            age_s=0.0,
+        return replace(
+            REPLICA,
             running_requests=len(self._running),
             waiting_requests=len(self._waiting),
-            kv_cache_usage=0.1,
-            prefill_tokens_per_s=0.0,
-            decode_tokens_per_s=0.0,
             step_time_s=self._step_s,
-            power_w=0.0,
             energy_j=energy_j,
             leases=len(self._running) + len(self._waiting),
             energy_method=self._method,
-            energy_boundary="gpu",
             max_batch=self._max_batch,
         )
 
@@ -198,12 +211,33 @@ class ModelledCluster:
                 self._running.remove(each)
 
 
-class ModelledStream:
-    """A stream of one of its requests; it fills the part of `AsyncStream` that is used."""
+class EchoCluster:
+    """The echo engine itself, with nothing of a cluster around it."""
 
-    def __init__(self, sequence: _Sequence) -> None:
-        self._sequence = sequence
-        self._read = 0
+    def __init__(self, decode_step_s: float, prefill_tokens_per_s: float) -> None:
+        self._engine = EchoEngine(decode_step_s, prefill_tokens_per_s, 64, 4096, lambda _: None)
+
+    async def serve(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """Run the engine for as long as this work takes."""
+        await self._engine.start()
+        try:
+            return await work
+        finally:
+            await self._engine.stop()
+
+    async def status(self) -> ClusterStatus:
+        return ClusterStatus("gateway", "energy", (REPLICA,), COUNTERS, ())
+
+    def generate(self, model: str, **options: Any) -> EchoStream:
+        prompt, tokens = options["prompt_token_ids"], options["max_tokens"]
+        request = EngineRequest(str(id(options)), prompt, tokens)
+        return EchoStream(self._engine.generate(request), len(prompt))
+
+
+class _Stream:
+    """What a stream is, whoever gives its tokens; it fills what of `AsyncStream` is used."""
+
+    prompt_tokens: int
 
     async def __aenter__(self) -> Self:
         return self
@@ -214,23 +248,44 @@ class ModelledStream:
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Tokens:
-        if self._read == self._sequence.max_tokens:
-            raise StopAsyncIteration
-        self._read = await self._sequence.news.get()
-        return Tokens("x", (self._read,))
-
     @property
     def finish(self) -> Finish:
         usage = Usage(
-            prompt_tokens=self._sequence.prompt_tokens,
+            prompt_tokens=self.prompt_tokens,
             cached_tokens=0,
-            completion_tokens=self._sequence.generated,
+            completion_tokens=1,
             completion_crc32=0,
             latency=Latency(0.0, 0.0, 0.0),
             energy=Energy(0.0, 0.0, 0.0, "model", "gpu"),
         )
         return Finish("r", "length", usage, "v", "v#1", "because", None)
+
+
+class EchoStream(_Stream):
+    """A stream of the echo engine."""
+
+    def __init__(self, deltas: AsyncIterator[EngineDelta], prompt_tokens: int) -> None:
+        self.prompt_tokens = prompt_tokens
+        self._deltas = deltas
+
+    async def __anext__(self) -> Tokens:
+        delta = await anext(self._deltas)
+        return Tokens(delta.text, tuple(delta.token_ids))
+
+
+class ModelledStream(_Stream):
+    """A stream of the replica that does what a model says."""
+
+    def __init__(self, sequence: _Sequence) -> None:
+        self.prompt_tokens = sequence.prompt_tokens
+        self._sequence = sequence
+        self._read = 0
+
+    async def __anext__(self) -> Tokens:
+        if self._read == self._sequence.max_tokens:
+            raise StopAsyncIteration
+        self._read = await self._sequence.news.get()
+        return Tokens("x", (self._read,))
 
 
 def beside(replica: Replica, **changed: Any) -> Replica:

@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 
 from serve.profiling.errors import ProfilingError
+from serve.profiling.numbers import numbers
 
 if TYPE_CHECKING:
     from protos.jouleserve.client import Model, Replica
@@ -183,21 +184,6 @@ def settings_for(
 def powers_up_to(largest: int) -> tuple[int, ...]:
     """Give 1, 2, 4 and so on, and the largest itself."""
     return tuple(sorted({1 << place for place in range(largest.bit_length())} | {largest}))
-
-
-def numbers(text: str, option: str) -> tuple[int, ...]:
-    """Read numbers with commas between them, in ascending order; none from an empty text.
-
-    Raises:
-        ProfilingError: something else is there, or less than two different ones.
-
-    """
-    if not text:
-        return ()
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and int(part) > 0 for part in parts) or len(set(parts)) < 2:  # noqa: PLR2004
-        raise ProfilingError(f"{option}: {text!r} is not two numbers or more, e.g. 1,2,4,8")
-    return tuple(sorted({int(part) for part in parts}))
 
 
 def _known(config: Path | None, variant: str) -> Known | None:

@@ -17,11 +17,12 @@ from scheduler.profiles import PrefillCost, TableSteps
 from scheduler.steps import AffineSteps
 from serve import config_file
 from serve.profiling import profile_file
-from serve.profiling.cli import Wished, numbers, powers_up_to, settings_for
+from serve.profiling.cli import Wished, powers_up_to, settings_for
 from serve.profiling.errors import ProfilingError, SubjectError, TooLittleError
 from serve.profiling.experiment import Experiment, Settings
 from serve.profiling.fitted import Fitted, fitted, profile_of
 from serve.profiling.measured import DecodePoint, Measured, PromptPoint
+from serve.profiling.numbers import numbers
 from serve.profiling.place import Place, elsewhere, here, is_here
 from serve.profiling.prompts import TokenRange
 from serve.profiling.report import print_profile
@@ -30,7 +31,7 @@ from serve.profiling.watch import Glimpse, power_w
 from serve.profiling.waves import Arrivals, window_of
 from serve.section_file import ConfigFileError
 from serve.step_profiles import StepProfile
-from tests.profiling_fakes import ModelledCluster, beside, in_virtual_time
+from tests.profiling_fakes import EchoCluster, ModelledCluster, beside, in_virtual_time
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,11 +49,11 @@ TRUTH = AffineSteps(
     context_j_per_token=2.0e-5,
 )
 SETTINGS = Settings(
-    batches=(1, 2, 4, 8, 16, 32),
-    seconds=5.0,
+    batches=(1, 2, 4, 8, 16),
+    seconds=2.0,
     prompt_tokens=32,
     long_prompt_tokens=2048,
-    prefill_tokens=(512, 1024, 2048, 3500),
+    prefill_tokens=(512, 1024, 2048),
     context_tokens=4096,
     tokens=TokenRange(),
 )
@@ -60,7 +61,7 @@ PREFILL = PrefillCost(3e-5, 0.02)
 PLACE = Place("a machine", "580.1", "vllm 0.32.0", "2026-11-28T12:00:00+00:00")
 
 
-def measure(cluster: ModelledCluster, **changed: Any) -> Measured:
+def measure(cluster: ModelledCluster | EchoCluster, **changed: Any) -> Measured:
     async def work() -> Measured:
         subject = subject_of(await cluster.status(), "v")
         client: Any = cluster
@@ -107,6 +108,17 @@ def test_batches_that_were_left_out_are_predicted(measured: Measured) -> None:
     assert energy < 0.02
 
 
+@pytest.mark.parametrize(("decode_step_s", "per_s"), [(0.02, 10_000.0), (0.004, 100_000.0)])
+def test_of_the_echo_engine_the_configured_speed_is_found(
+    decode_step_s: float, per_s: float
+) -> None:
+    found = measure(EchoCluster(decode_step_s, per_s), batches=(1, 2, 8), seconds=1.0)
+    steps = fitted(found).steps
+    for batch in (1, 5, 8):
+        assert steps.decode_s(batch, 100.0 * batch) == pytest.approx(decode_step_s, rel=0.01)
+    assert steps.prefill_s(1) == pytest.approx(1.0 / per_s, rel=0.02)
+
+
 def test_every_batch_is_measured_for_as_long_as_asked(measured: Measured) -> None:
     for point in measured.points:
         assert point.steps * point.step_s >= SETTINGS.seconds * 0.99
@@ -135,7 +147,7 @@ def test_scatter_is_no_reason_for_a_table() -> None:
 
 
 def test_where_no_line_holds_the_profile_is_a_table() -> None:
-    batches = tuple(float(1 << place) for place in range(6))
+    batches = tuple(float(1 << place) for place in range(5))
     bent = TableSteps(
         batches,
         tuple(5e-3 + 4e-5 * batch**1.7 for batch in batches),
