@@ -149,7 +149,9 @@ def _watts(measured: Measured) -> list[str]:
     if measured.load_s is not None:
         joules = "" if measured.load_j is None else f" and {measured.load_j:.4g} J"
         watts.append(f"loading took {measured.load_s:.1f} s{joules}")
-    return ["; ".join(watts)] if watts else []
+    else:
+        watts.append("time and energy of a load were not measured: a client does not see them")
+    return ["; ".join(watts)]
 
 
 def _change_table(fit: Fitted, in_force: StepModel) -> Table:
