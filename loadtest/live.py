@@ -103,10 +103,11 @@ def run_live(
     started_at = datetime.now(UTC)
     greeting = greet(target)
     scenario = _with_classes(scenario, greeting)
-    draft = _Draft(scenario, greeting, options, workers, started_at)
+    salt = secrets.randbits(63) if options.salt is None else options.salt
+    note = f"{options.note}; salt {salt}".removeprefix("; ")
+    draft = _Draft(scenario, greeting, options.seed, note, workers, started_at)
     if greeting.trouble:
         return draft.run(Yield((), greeting.trouble), None)
-    salt = secrets.randbits(63) if options.salt is None else options.salt
     orders = [
         Order(scenario, options.seed, salt, greeting.target, Share(index, workers), limits)
         for index in range(workers)
@@ -153,7 +154,8 @@ class _Draft:
 
     scenario: Scenario
     greeting: Greeting
-    options: LiveOptions
+    seed: int
+    note: str
     workers: int
     started_at: datetime
 
@@ -173,7 +175,7 @@ class _Draft:
             source="live",
             target=target.label,
             model=target.model,
-            seed=self.options.seed,
+            seed=self.seed,
             started_at=self.started_at.isoformat(timespec="seconds"),
             steady_begin_s=scenario.steady_begin_s,
             steady_end_s=scenario.total_s,
@@ -190,13 +192,13 @@ class _Draft:
             energy_method=(watch.method if watch is not None else "") or "".join(methods[:1]),
             partial=came.trouble,
             host=_host(),
-            note=self.options.note,
+            note=self.note,
         )
 
     def _unsent(self, came: Yield) -> Pages:
         """Write down what nobody has told of: the shares of workers that never ended."""
         ledger = Ledger(len(self.scenario.class_names))
-        schedule = Schedule(self.scenario, self.options.seed)
+        schedule = Schedule(self.scenario, self.seed)
         for index in set(range(self.workers)) - {done.number for done in came.done}:
             numbers = range(index, len(schedule.begin_s), self.workers)
             Clerk(self.scenario, ledger).all_unsent(schedule, numbers, came.trouble)

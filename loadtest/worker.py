@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import signal
 import sys
 import time
@@ -98,6 +99,8 @@ async def _tell(connection: Connection, sender: Sender) -> None:
 def main() -> None:
     """Run a worker; Ctrl-C is for whoever started it, who then tells."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with suppress(OSError):  # Where it may: what else runs here must not make it late.
+        os.nice(-5)
     connection = Connection(int(sys.argv[1]))
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):
         order = connection.recv()
