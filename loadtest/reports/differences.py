@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 _MS = 1e3
+# Percentiles that are compared.
+_SHARES = (0.5, 0.99)
 # A file of this name is called by the folder that it lies in.
 RUN_STEM = "run.json"
 
@@ -168,8 +170,7 @@ def _measures(view: View, blocks: Blocks) -> Iterator[Measured]:
     ):
         values = _MS * values_s
         yield Measured(f"{name} mean, ms", "lower", _mean(values, blocks))
-        for share in (0.5, 0.99):
-            quantile = _quantile(values, share, blocks)
+        for share, quantile in zip(_SHARES, _quantiles(values, blocks), strict=True):
             yield Measured(f"{name} p{100 * share:.0f}, ms", "lower", quantile)
     good = np.where(view.judgement.judged, view.judgement.good.astype(np.float64), np.nan)
     completed = (requests.ending == Ending.COMPLETED).astype(np.float64)
@@ -198,10 +199,13 @@ def _rate(marks: Floats, view: View, blocks: Blocks) -> Sampled:
     return Sampled(_ratio(float(np.nansum(marks)), len(marks)) * rate, rate * resampled)
 
 
-def _quantile(values: Floats, share: float, blocks: Blocks) -> Sampled:
+def _quantiles(values: Floats, blocks: Blocks) -> list[Sampled]:
     there = values[np.isfinite(values)]
-    value = float(np.quantile(there, share)) if there.size else math.nan
-    return Sampled(value, resampling.quantiles(blocks, values, share))
+    resampled = resampling.quantiles(blocks, values, _SHARES)
+    return [
+        Sampled(float(np.quantile(there, share)) if there.size else math.nan, drawn)
+        for share, drawn in zip(_SHARES, resampled, strict=True)
+    ]
 
 
 def _per_token(view: View, blocks: Blocks) -> Sampled:

@@ -9,6 +9,7 @@ and Analysis, ch. 9; block bootstrap: Künsch 1989).
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 CONFIDENCE = 0.95
 NOTHING = Interval(math.nan, math.nan)
 _TAIL = (1 + CONFIDENCE) / 2
+_NORMAL = float(norm.ppf(_TAIL))
 _FEWEST_BATCHES = 10
 _MOST_BATCHES = 100
 
@@ -39,7 +41,7 @@ def mean_interval(values: Floats) -> Interval:
     error, freedom = _standard_error(values)
     if not freedom:
         return NOTHING
-    half = float(t.ppf(_TAIL, freedom)) * error
+    half = _students(freedom) * error
     return Interval(float(values.mean()) - half, float(values.mean()) + half)
 
 
@@ -62,7 +64,7 @@ def quantile_interval(values: Floats, share: float) -> Interval:
         return NOTHING
     # Not less than if rows were independent: batches may agree by chance.
     error = max(error, math.sqrt(share * (1 - share) / values.size))
-    half = float(t.ppf(_TAIL, freedom)) * error
+    half = _students(freedom) * error
     return Interval(_order_statistic(values, share - half), _order_statistic(values, share + half))
 
 
@@ -85,12 +87,18 @@ def worth(hits: NDArray[np.bool_]) -> float:
 
 def wilson(share: float, rows: float) -> Interval:
     """Where a share lies that so many independent rows had (Wilson 1927)."""
-    z = float(norm.ppf(_TAIL))
+    z = _NORMAL
     middle = (share + z * z / (2 * rows)) / (1 + z * z / rows)
     half = z / (1 + z * z / rows) * math.sqrt(share * (1 - share) / rows + (z / rows / 2) ** 2)
     # At the ends the arithmetic of floats misses them by some 1e-17.
     low = 0.0 if share <= 0 else max(middle - half, 0.0)
     return Interval(low, 1.0 if share >= 1 else min(middle + half, 1.0))
+
+
+@cache
+def _students(freedom: int) -> float:
+    """Give the factor on a standard error."""
+    return float(t.ppf(_TAIL, freedom))
 
 
 def _order_statistic(values: Floats, share: float) -> float:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 RESAMPLES = 1000
 _FEWEST_BLOCKS = 10
+# Weights of rows in memory at once.
+_WEIGHTS_AT_ONCE = 2_000_000
 
 
 class Blocks(NamedTuple):
@@ -68,17 +70,33 @@ def ratios(blocks: Blocks, parts: Floats, wholes: Floats) -> Floats:
     return divided
 
 
-def quantiles(blocks: Blocks, values: Floats, share: float) -> Floats:
-    """Resample a quantile of the rows' values; NaN is no value."""
+def quantiles(blocks: Blocks, values: Floats, shares: tuple[float, ...]) -> Floats:
+    """Resample quantiles of the rows' values; NaN is no value.
+
+    Args:
+        blocks: of the rows.
+        values: of each row.
+        shares: below each quantile.
+
+    Returns:
+        shares × resamples.
+
+    """
     there = np.isfinite(values)
     order = np.argsort(values[there], kind="stable")
     ranked, of_row = values[there][order], blocks.of_row[there][order]
-    found = np.full(len(blocks.weights), np.nan)
-    for row, weights in enumerate(blocks.weights):
-        heights = np.cumsum(weights[of_row])
-        if heights.size and heights[-1] > 0:
-            at = np.searchsorted(heights, share * heights[-1], side="left")
-            found[row] = ranked[min(int(at), ranked.size - 1)]
+    found = np.full((len(shares), len(blocks.weights)), np.nan)
+    if not ranked.size:
+        return found
+    at_once = max(_WEIGHTS_AT_ONCE // ranked.size, 1)
+    for first in range(0, len(blocks.weights), at_once):
+        rows = slice(first, first + at_once)
+        heights = np.cumsum(blocks.weights[rows][:, of_row], axis=1)
+        totals = heights[:, -1]
+        for number, share in enumerate(shares):
+            below = (heights < share * totals[:, None]).sum(axis=1)
+            drawn_values = ranked[np.minimum(below, ranked.size - 1)]
+            found[number, rows] = np.where(totals > 0, drawn_values, np.nan)
     return found
 
 
