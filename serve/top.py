@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from protos.jouleserve.client import Client, ClusterStatus, Plan, Replica
 
 DECISIONS = 8
-# Lines that are not replicas, at least; what is left of the terminal is theirs.
+# Lines of the terminal that are kept for replicas, and for what is around them.
 _LEAST_REPLICAS = 3
+_TABLE_FRAME = 2
 _MOST_DECISIONS = 5
 _MOST_TROUBLES = 3
 _GOOD = 0.99
@@ -132,11 +133,12 @@ def screen(view: View, width: int, height: int) -> RenderableType:
     decisions = list(_decisions(status))
     if not height:
         return Group(*head, *actions, _replicas(status, width, None), *decisions)
-    left = height - len(head) - len(actions) - 2  # Heading of the table, and what it leaves out.
+    head = head[: max(1, height - _LEAST_REPLICAS - _TABLE_FRAME)]
+    left = height - len(head) - _TABLE_FRAME
+    actions = actions[: max(0, left - _LEAST_REPLICAS)]
+    left -= len(actions)
     decisions = decisions[: max(0, min(_MOST_DECISIONS, left - _LEAST_REPLICAS))]
-    rows = max(1, left - len(decisions))
-    lines: list[RenderableType] = [*head, *actions, _replicas(status, width, rows), *decisions]
-    return Group(*lines)
+    return Group(*head, *actions, _replicas(status, width, left - len(decisions)), *decisions)
 
 
 def _head(view: View, status: ClusterStatus) -> Iterator[Text]:
