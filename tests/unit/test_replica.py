@@ -7,18 +7,21 @@ import time
 from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING
 
+import pytest
+
+from cluster.counting_meter import CountersMeter
+from cluster.meters import NJ
+from cluster.recorded_counter import Recorded, RecordedCounter
 from scheduler.steps import AffineSteps
 from serve import replica as replica_module
 from serve.attribution import Ledger
-from serve.engine import EngineRequest
+from serve.engine import EngineRequest, EngineStep
 from serve.engine_echo import EchoEngine
 from serve.load import LoadMeter
 from serve.replica import Replica, Telemetry
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
-
-    import pytest
 
     from serve.frames import Frame, StreamFrame
 
@@ -227,3 +230,39 @@ async def test_a_gateway_that_never_reads_is_given_up(monkeypatch: pytest.Monkey
         await asyncio.wait([call])
         assert call.cancelled()
         assert (await replica.status()).gateways == []
+
+
+async def test_what_a_cancelled_call_has_used_is_told_to_its_gateway() -> None:
+    async with running(decode_step_s=0.001, report_period_s=0.01) as replica:
+        reader = Reader(replica)
+        call = asyncio.create_task(replica.generate(request([1, 2], 1000), 7, GATEWAY))
+        await asyncio.sleep(0.05)
+        call.cancel()
+        await until_idle(replica)
+        await asyncio.sleep(0.05)
+        told = [dropped for frame in reader.frames for dropped in frame.dropped]
+        assert [stream for stream, _ in told] == [7]
+        assert told[0][1].energy_j > 0
+        await reader.close()
+
+
+async def test_a_report_says_how_energy_is_known() -> None:
+    counter = RecordedCounter([Recorded(0.0, 0), Recorded(1.0, 50 * NJ), Recorded(2.0, None)])
+    meter = CountersMeter("nvml", "gpu", [counter])
+    meter.sample(0.0)
+    now_s = [0.0]
+    books = Telemetry(
+        LoadMeter(0.0, counted=True),
+        Ledger(STEPS, 10.0, "model", "gpu", meter),
+        lambda: now_s[0],
+    )
+    books.observe(EngineStep(0.5, 10, 1, 1, 1, 0, 0.0))
+    now_s[0] = 1.0
+    meter.sample(1.0)
+    report = books.report()
+    assert (report.energy_method, report.energy_boundary) == ("nvml", "gpu")
+    assert (report.devices, report.meter_trouble) == (("recorded",), "")
+    assert (report.energy_j, report.residual_j) == (50.0, 0.0)
+    assert report.totals.busy_j == pytest.approx(50.0 - report.idle_j)
+    meter.sample(2.0)
+    assert "recorded" in books.report().meter_trouble
