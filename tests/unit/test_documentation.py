@@ -39,6 +39,9 @@ DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 ROOMS = ("benchmarks", "cluster", "docs", "examples", "loadtest", "protos", "scheduler", "scripts")
 PATH = re.compile(rf"(?:{'|'.join((*ROOMS, 'serve', 'tests'))})/[\w./*-]*")
 KEY = re.compile(r"(?:models\[\]|service_classes|scheduler|energy|gateway)\.[\w.\[\]]+")
+# Programs that are not ours, as the documents call them.
+OTHERS = {".venv/bin/python", "export", "ray", "python3.11", "vllm", "k6", "ghz"}
+OTHERS |= {f"guidellm/bin/{program}" for program in ("pip", "python", "guidellm")}
 MAKE_TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
 
@@ -221,8 +224,8 @@ def check_command(words: list[str]) -> None:
         case ["export", setting] if setting.startswith("RAY_"):
             name, _, value = setting.partition("=")
             assert RAY_ENVIRONMENT[name] == value
-        case [".venv/bin/python" | "export" | "ray", *_]:
-            pass
+        case [program, *arguments] if program in OTHERS:
+            check_files(arguments)
         case _:
             pytest.fail(f"nobody checks: {shlex.join(words)}")
 
@@ -239,6 +242,14 @@ def check_jouleserve(arguments: list[str]) -> None:
     for word in words:
         if word.endswith(".yaml"):
             assert (ROOT / word).is_file()
+
+
+def check_files(arguments: list[str]) -> None:
+    """Other people's programs: what of ours they are given exists."""
+    for word in arguments:
+        assert not PATH.fullmatch(word) or (ROOT / word).exists(), f"{word} does not exist"
+        if word.startswith("loadtest.adapters."):
+            assert (ROOT / word.replace(".", "/")).with_suffix(".py").is_file()
 
 
 def check_grpcurl(arguments: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import shutil
@@ -91,3 +92,21 @@ def test_k6s_script_is_javascript(tmp_path: Path) -> None:
     module = tmp_path / "script.mjs"
     module.write_text(K6.read_text())
     subprocess.run([node, "--check", str(module)], check=True, timeout=30)
+
+
+def test_the_documents_name_every_option_of_guidellms_back_end() -> None:
+    source = (ROOT / "loadtest" / "adapters" / "guidellm_backend.py").read_text()
+    (options,) = [
+        node
+        for node in ast.parse(source).body
+        if isinstance(node, ast.ClassDef) and node.name == "JouleserveGrpcArgs"
+    ]
+    names = {
+        node.target.id
+        for node in options.body
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+    }
+    document = (ROOT / "docs" / "load-tools.md").read_text()
+    table = document.partition("| key | default | meaning |")[2].partition("\n\n")[0]
+    first_cells = (row.split("|")[1] for row in table.splitlines() if row.startswith("|"))
+    assert {key for cell in first_cells for key in re.findall(r"`(\w+)`", cell)} == names
