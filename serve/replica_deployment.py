@@ -90,7 +90,7 @@ def _token_texts(checkpoint: CheckpointConfig) -> Callable[[int], str]:
     from serve.checkpoints import materialize
     from serve.echo_text import token_texts
 
-    return token_texts(materialize(checkpoint.source))
+    return token_texts(materialize(checkpoint.source), checkpoint.revision)
 
 
 def make_engine(variant: VariantConfig, observe: StepObserver) -> Engine:

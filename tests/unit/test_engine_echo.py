@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -171,8 +170,6 @@ def test_with_a_tokenizer_the_tokens_of_a_text_write_that_text(tmp_path: Path) -
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(["<|end|>"])
     tokenizer.save(str(tmp_path / "tokenizer.json"))
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast"}
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
 
     text = token_texts(str(tmp_path))
 
