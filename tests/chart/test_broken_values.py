@@ -612,6 +612,10 @@ VARIANTS: Cases = {
         values({"name": "v", "accelerator": "h100-sxm", "manifest": "small"}),
         f'{VARIANT}.checkpoint: must be given: the manifest "small" lies where it was built',
     ),
+    "a profile that is elsewhere": (
+        values(variant(profile_file="bf16.yaml")),
+        f"{VARIANT}.profile_file: no pod has that file",
+    ),
     "an option with a key of its own": (
         values(variant(engine_options={"max_model_len": 4096})),
         f"{VARIANT}.engine_options.max_model_len: use the variant's own key",

@@ -119,6 +119,7 @@ FAULTS: dict[str, dict[str, Any]] = {
     "asleep for ever": tree(echo(min_replicas=0)),
     "bounds": tree(echo(min_replicas=3, max_replicas=2)),
     "candidate awake": tree(echo(), echo("b", candidate=True)),
+    "a profile in a file": tree(echo(profile_file="a.yaml")),
     "no checkpoint": tree({"name": "v", "accelerator": "h100-sxm"}),
     "unread": tree(variant(echo={"decode_step_s": 1})),
     "unread of echo": tree(echo(quantization="fp8")),

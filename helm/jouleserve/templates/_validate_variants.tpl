@@ -27,6 +27,9 @@ What serve/config_models.py and serve/config_file.py refuse of a variant by itse
 {{- if and .variant.candidate $least }}
 {{- include "jouleserve.fault" (list .check (printf "%s.min_replicas" .at) "a candidate sleeps until it is tried: give 0") }}
 {{- end }}
+{{- if ne (toString (default "" .variant.profile_file)) "" }}
+{{- include "jouleserve.fault" (list .check (printf "%s.profile_file" .at) "no pod has that file: give profile itself") }}
+{{- end }}
 {{- end }}
 
 {{- define "jouleserve.validate.engine" -}}
