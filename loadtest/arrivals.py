@@ -27,7 +27,8 @@ GRID_POINTS = 120_001
 
 def constant(requests_per_s: float, duration_s: float) -> Times:
     """One request every 1/rate seconds, the first after half of that."""
-    count = int(requests_per_s * duration_s)
+    # A product that is an integer but for rounding is that integer.
+    count = int(requests_per_s * duration_s * (1 + 1e-9))
     return (np.arange(count, dtype=np.float64) + 0.5) / requests_per_s
 
 
