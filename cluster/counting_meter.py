@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from cluster.energy_counters import CounterError, CounterTotal, Fault
+from cluster.energy_counters import CounterError, CounterTotal, Fault, RawReading
 from cluster.meters import Reading
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ logger = logging.getLogger("jouleserve.cluster")
 
 # A trouble that is over is still told for so long, so that somebody sees it.
 TROUBLE_MEMORY_S = 60.0
+# Every device draws something: a counter that is read and stands still for so long counts nothing.
+FROZEN_S = 30.0
 
 
 class Share(Protocol):
@@ -65,6 +67,7 @@ class _Device:
         self.total = CounterTotal(counter.wrap_nj, counter.most_w)
         self.lost = False
         self.read_at_s = float("-inf")
+        self._rose: RawReading | None = None  # When it had another value for the last time.
 
     def sample(self, now_s: float) -> tuple[int, Fault | None]:
         """Read it; say what it has counted since, and what is wrong."""
@@ -77,10 +80,18 @@ class _Device:
             return 0, Fault(str(error), "")
         self.read_at_s = reading.at_s
         was_lost, self.lost = self.lost, False
-        fault = self.total.take(reading)
+        fault = self.total.take(reading) or self._frozen(reading)
         if was_lost:
             fault = fault or Fault("could not be read for a while", "")
         return self.total.total_nj - before_nj, fault
+
+    def _frozen(self, reading: RawReading) -> Fault | None:
+        rose = self._rose
+        if rose is None or reading.energy_nj != rose.energy_nj:
+            self._rose = reading
+        elif reading.at_s - rose.at_s >= FROZEN_S:
+            return Fault("does not rise", f"at {reading.energy_nj / 1e9:.3f} J")
+        return None
 
 
 class CountersMeter:

@@ -149,7 +149,7 @@ class CountedBooks(Books):
 
     power_w = 5.0
 
-    @rule(power_w=st.floats(0, 900))
+    @rule(power_w=st.floats(0.01, 900))
     def draw(self, power_w: float) -> None:
         self.power_w = power_w
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.counting_meter import TROUBLE_MEMORY_S, CountersMeter, FixedShare
+from cluster.counting_meter import FROZEN_S, TROUBLE_MEMORY_S, CountersMeter, FixedShare
 from cluster.energy_counters import CounterError, CounterTotal, RawReading
 from cluster.meters import NJ
 from cluster.recorded_counter import Recorded, RecordedCounter
@@ -106,8 +106,19 @@ def test_a_share_takes_its_part() -> None:
     assert meter.read().energy_nj == 10
 
 
+def test_a_counter_that_stands_still_counts_nothing() -> None:
+    meter = meter_of([(0, 5), (FROZEN_S + 1, 6)])
+    for at_s in (0.0, FROZEN_S - 1):
+        meter.sample(at_s)
+        assert meter.read().gaps == 0
+    meter.sample(FROZEN_S)
+    assert (meter.read().gaps, meter.read().trouble) == (1, "device-0 does not rise")
+    meter.sample(FROZEN_S + 1)
+    assert meter.read()[:3] == (1, FROZEN_S + 1, 1)
+
+
 def test_a_lost_device_is_a_gap_with_its_name_and_comes_back_without_what_was_missed() -> None:
-    meter = meter_of([(0, 0), (1, 10), (2, None), (3, 900), (4, 910)])
+    meter = meter_of([(0, 0), (1, 10), (2, None), (3, 900), (4, 910), (64, 920)])
     for at_s in (0.0, 1.0, 2.0):
         meter.sample(at_s)
     lost = meter.read()
