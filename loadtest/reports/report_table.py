@@ -143,7 +143,7 @@ def _table(title: str) -> Table:
 
 def _latencies(group: Group) -> Table:
     table = _table("Latency, ms")
-    table.add_column("", min_width=12)
+    table.add_column("", min_width=12, overflow="fold")
     for heading_ in ("p50", "p90", "p95", "p99", "p99 lies in", "p99.9", "longest"):
         table.add_column(heading_, justify="right", no_wrap=True)
     for name, each in latency_rows(group):
@@ -197,7 +197,7 @@ def group_rows(report: Report) -> Cells:
 def _groups(report: Report) -> Table:
     headings, rows = group_rows(report)
     table = _table("Objectives and energy")
-    table.add_column("", min_width=12)
+    table.add_column("", min_width=12, overflow="fold")
     for each in headings[1:]:
         table.add_column(each, justify="right", no_wrap=True)
     before = "all"
