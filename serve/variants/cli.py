@@ -187,12 +187,13 @@ def _known(name: str) -> Manifest:
 
 
 def _print_table(made: Sequence[Manifest]) -> None:
+    from serve.variants.front import point_of
+
     table = Table("variant", "verdict", box=None)
     for heading in ("weights MB", "perplexity ×", "agreement", "tasks", "step ms at 8", "J/token"):
         table.add_column(heading, justify="right")
     for each in made:
-        step_s = each.profile.t0_s + each.profile.t1_s * _COMPARED_BATCH
-        step_j = each.profile.e0_j + each.profile.e1_j * _COMPARED_BATCH
+        point = point_of(each, _COMPARED_BATCH)
         table.add_row(
             each.name,
             _verdict(each),
@@ -200,8 +201,8 @@ def _print_table(made: Sequence[Manifest]) -> None:
             _spread(each.quality.perplexity_ratio),
             _spread(each.quality.agreement),
             f"{each.quality.tasks:.2f}",
-            f"{step_s * _MS:.1f}",
-            f"{step_j / _COMPARED_BATCH:.2f}",
+            f"{point.tpot_s * _MS:.1f}",
+            f"{point.j_per_token:.2f}",
         )
     OUT.print(table)
 
