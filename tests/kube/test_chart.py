@@ -36,7 +36,8 @@ AUTOSCALERS = {("pods", "get"), ("pods", "delete"), ("pods", "patch")}
 
 
 def values(*, most: int = 8, **changes: Any) -> dict[str, Any]:
-    variant = {"engine": "echo", "min_replicas": 0, "max_replicas": most}
+    # Workers of one core feed all their accelerators.
+    variant = {"engine": "echo", "min_replicas": 0, "max_replicas": most, "cpus_per_replica": 0.1}
     return {
         "config": {
             "models": [
