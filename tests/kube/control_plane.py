@@ -169,6 +169,8 @@ class ControlPlane:
     def _answers(self) -> bool:
         try:
             self.get("/api/v1/nodes")
+            # What definitions add comes up by itself, later.
+            self.get("/apis/ray.io/v1/rayclusters")
         except (OSError, RefusedError):
             return False
         return True
