@@ -141,7 +141,7 @@ def _report(made: Run, out: Path | None, *, as_json: bool) -> None:
     from loadtest.reports.measures import report_of
     from loadtest.reports.report_table import report_table
 
-    report = report_of(made) if out is None else folder.save_report(made, out)
+    report = report_of(made) if out is None else folder.save_with_report(made, out)
     if as_json:
         typer.echo(json_form.written(report, folder.REPORT_FORM), nl=False)
         return
