@@ -81,12 +81,18 @@ def extension(http: HttpCall) -> dict[str, Any]:
     parts = [_part(outcome, explain=http.wishes.explain) for outcome in http.outcomes]
     if len(parts) == 1:
         return parts[0]
-    grams = [part["energy"]["gco2e"] for part in parts]
+    grams = [outcome.gco2e for outcome in http.outcomes]
+    known = [each for each in grams if each is not None]
     return {
         "energy_j": sum(part["energy"]["energy_j"] for part in parts),
-        "gco2e": None if None in grams else sum(grams),
+        **_emissions(sum(known) if len(known) == len(grams) else None),
         "parts": parts,
     }
+
+
+def _emissions(gco2e: float | None) -> dict[str, float]:
+    """Give them where they are known; a null would be taken for a number."""
+    return {} if gco2e is None else {"gco2e": gco2e}
 
 
 def _part(outcome: Outcome, *, explain: bool) -> dict[str, Any]:
@@ -96,7 +102,7 @@ def _part(outcome: Outcome, *, explain: bool) -> dict[str, Any]:
         "variant": outcome.variant,
         "replica": outcome.replica,
         "reason": outcome.reason,
-        "energy": {"energy_j": energy.energy_j, **energy._asdict(), "gco2e": outcome.gco2e},
+        "energy": {"energy_j": energy.energy_j, **energy._asdict(), **_emissions(outcome.gco2e)},
         "latency": asdict(outcome.latency),
     }
     if explain:

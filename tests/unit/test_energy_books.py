@@ -99,3 +99,6 @@ async def test_an_http_reply_says_it_too() -> None:
     both = http_call.extension(replace(http, outcomes=[outcome, outcome]))
     assert both["energy_j"] == 6.0
     assert both["gco2e"] == pytest.approx(6.0 * G_PER_J)
+    unknown = replace(outcome, gco2e=None)
+    assert "gco2e" not in http_call.extension(replace(http, outcomes=[unknown]))["energy"]
+    assert "gco2e" not in http_call.extension(replace(http, outcomes=[outcome, unknown]))
