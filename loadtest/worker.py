@@ -14,6 +14,7 @@ import gc
 import os
 import signal
 import sys
+import threading
 import time
 from contextlib import suppress
 from multiprocessing.connection import Connection
@@ -64,15 +65,8 @@ async def _work(connection: Connection, order: Order) -> None:
         await target.close()
         return
 
-    def hear() -> None:
-        try:
-            word = connection.recv()
-            sender.stop(word.reason if isinstance(word, Stop) else "told to stop")
-        except (EOFError, OSError):
-            loop.remove_reader(connection.fileno())
-            sender.stop("whoever started it is gone")
-
-    loop.add_reader(connection.fileno(), hear)
+    hearing = threading.Thread(target=_hear, args=(connection, loop, sender), daemon=True)
+    hearing.start()
     telling = asyncio.create_task(_tell(connection, sender))
     gc.collect()
     gc.freeze()
@@ -81,12 +75,22 @@ async def _work(connection: Connection, order: Order) -> None:
     await sender.run(start.at_s)
     used_s = time.process_time() - used_s
     telling.cancel()
-    loop.remove_reader(connection.fileno())
     connection.send(sender.progress)
     connection.send(Done(order.share.index, ledger.close(), sender.trouble, used_s))
     with suppress(TimeoutError):
         async with asyncio.timeout(2.0):
             await target.close()
+
+
+def _hear(connection: Connection, loop: asyncio.AbstractEventLoop, sender: Sender) -> None:
+    """Wait for the word to stop; a thread does, for a loop would make the connection its own."""
+    try:
+        word = connection.recv()
+        reason = word.reason if isinstance(word, Stop) else "told to stop"
+    except (EOFError, OSError):
+        reason = "whoever started it is gone"
+    with suppress(RuntimeError):  # The loop has ended by itself.
+        loop.call_soon_threadsafe(sender.stop, reason)
 
 
 async def _tell(connection: Connection, sender: Sender) -> None:

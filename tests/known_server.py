@@ -110,7 +110,7 @@ class Server:
         self.script = script
         self.began_at_s = 0.0
         self.requests = 0
-        self.asked: list[bytes] = []
+        self.completed = 0
 
     def begin(self) -> int:
         """Count a request."""
@@ -172,6 +172,7 @@ class Server:
         )
         finish = pb.Finish(finish_reason="length", usage=usage, variant="only")
         yield pb.GenerateResponse(finish=finish).SerializeToString()
+        self.completed += 1
 
     async def models(self, _: bytes, context: Any) -> bytes:
         """Answer a request for models."""
@@ -190,7 +191,9 @@ class Server:
             model=MODEL, replica="r", state="awake", power_w=7.0, energy_j=7.0 * time.monotonic()
         )
         replica.energy_method = "model"
-        return cluster_pb2.GetStatusResponse(replicas=[replica]).SerializeToString()
+        counters = cluster_pb2.Counters(completed=self.completed)
+        answer = cluster_pb2.GetStatusResponse(replicas=[replica], counters=counters)
+        return answer.SerializeToString()
 
     async def _admit(self, context: Any) -> None:
         shown = dict(context.invocation_metadata()).get("authorization")
