@@ -169,8 +169,10 @@ class Ledger:
 
     def parts(self) -> EnergyParts:
         """Say whose all energy is; takes time for each request that is open."""
+        # Once: a meter's thread may have a newer reading a moment later.
+        energy_nj = self._window.energy_nj
         return EnergyParts(
-            energy_nj=self._window.energy_nj,
+            energy_nj=energy_nj,
             settled_nj=self._settled_nj,
             dropped_nj=self._dropped_nj,
             unfinished_nj=self._prefill.booked_nj
@@ -178,7 +180,7 @@ class Ledger:
             + self._waiting.booked_nj,
             unattributed_nj=self._unattributed_nj,
             idle_nj=self._idle_nj,
-            pending_nj=self._window.pending_nj,
+            pending_nj=energy_nj - self._window.charged_total_nj,
         )
 
     # ── requests ────────────────────────────────────────────────────────────

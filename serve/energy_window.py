@@ -98,11 +98,6 @@ class EnergyWindow:
         return self.booked_nj + self._counter.read().energy_nj - self._base.energy_nj
 
     @property
-    def pending_nj(self) -> int:
-        """Of that, what is in the open window, less what was charged of it ahead."""
-        return self.energy_nj - self.charged_total_nj
-
-    @property
     def charged_total_nj(self) -> int:
         """Everything that is on somebody's account: closed windows, and what was charged ahead."""
         return self.booked_nj + self._open.charged_nj
