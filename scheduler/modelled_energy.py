@@ -9,10 +9,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple, overload
 
+import numpy as np
+
 from scheduler.profiles import PrefillCost, StepPoint, TableSteps, fit_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from scheduler.steps import AffineSteps, StepModel
 
@@ -63,23 +65,10 @@ def with_modelled_energy(
         predicted: for the same variant.
 
     """
-    batches = steps.batches if isinstance(steps, TableSteps) else PROBE_BATCHES
-    probes = [(batch, batch * context) for batch in batches for context in PROBE_CONTEXTS]
-    times = [StepTime(batch, steps.decode_s(batch, held), held) for batch, held in probes]
-    if not steps.context_s_per_token:
-        # Its cost is part of the sequences', in time and energy.
-        times = [time._replace(context_tokens=0.0) for time in times]
     prefill = modelled_prefill(steps.prefill_s(1), predicted)
-    line = fit_line(modelled(times, predicted), prefill)
     if isinstance(steps, TableSteps):
-        bare = [StepTime(batch, steps.decode_s(batch)) for batch in batches]
-        rows = [point.step_j for point in modelled(bare, predicted)]
-        return replace(
-            steps,
-            step_j=tuple(max(rows[: place + 1]) for place in range(len(rows))),
-            prefill=prefill,
-            context_j_per_token=line.context_j_per_token,
-        )
+        return _table(steps, predicted, prefill)
+    line = fit_line(modelled(_probes(steps, PROBE_BATCHES), predicted), prefill)
     return replace(
         steps,
         e0_j=line.e0_j,
@@ -87,6 +76,33 @@ def with_modelled_energy(
         context_j_per_token=line.context_j_per_token,
         prefill_j_per_token=prefill.j_per_token,
     )
+
+
+def _table(steps: TableSteps, predicted: StepModel, prefill: PrefillCost) -> TableSteps:
+    bare = modelled([StepTime(each, steps.decode_s(each)) for each in steps.batches], predicted)
+    probes = modelled(_probes(steps, steps.batches), predicted)
+    # Two for each batch, of little context and of much.
+    per_token_j = [
+        (much.step_j - little.step_j) / (much.context_tokens - little.context_tokens)
+        for little, much in zip(probes[::2], probes[1::2], strict=True)
+        if steps.context_s_per_token
+    ]
+    return replace(
+        steps,
+        step_j=tuple(np.maximum.accumulate([point.step_j for point in bare]).tolist()),
+        prefill=prefill,
+        context_j_per_token=max(0.0, float(np.mean(per_token_j))) if per_token_j else 0.0,
+    )
+
+
+def _probes(steps: StepModel, batches: Sequence[float]) -> list[StepTime]:
+    """Ask for times with little context and with much; without any where it costs nothing."""
+    held = [(batch, batch * context) for batch in batches for context in PROBE_CONTEXTS]
+    times = [StepTime(batch, steps.decode_s(batch, context), context) for batch, context in held]
+    if any(time.step_s != steps.decode_s(time.batch) for time in times):
+        return times
+    # Its cost is part of the sequences', in time and energy.
+    return [time._replace(context_tokens=0.0) for time in times]
 
 
 def _power_w(predicted: StepModel, batch: float, context_tokens: float) -> float:
