@@ -43,7 +43,12 @@ async def held_gpus(engine: Engine, environ: Mapping[str, str] = os.environ) -> 
     visible = tuple(name for name in environ.get(_VISIBLE, "").split(",") if name)
     if any(name.startswith(_MIG) for name in visible) or not isinstance(engine, HoldsGpus):
         return visible
-    held = await engine.gpus()
+    try:
+        held = await engine.gpus()
+    except Exception:
+        # A replica that cannot be metered can still serve; its trouble says what is missing.
+        logger.exception("the engine does not say which GPUs it holds")
+        return ()
     here = socket.gethostname()
     return tuple(uuid for node, uuid in held) if all(node == here for node, _ in held) else ()
 

@@ -147,6 +147,8 @@ class Ranks:
         self.held = list(held)
 
     async def gpus(self) -> list[tuple[str, str]]:
+        if not self.held:
+            raise RuntimeError("no such method")
         return self.held
 
 
@@ -156,6 +158,7 @@ async def test_gpus_are_what_the_ranks_hold_on_this_node(monkeypatch: pytest.Mon
     assert await held_gpus(here, {}) == ("GPU-a", "GPU-b")  # type: ignore[arg-type]
     there = Ranks(("here", "GPU-a"), ("there", "GPU-b"))
     assert await held_gpus(there, {}) == ()  # type: ignore[arg-type]
+    assert await held_gpus(Ranks(), {}) == ()  # type: ignore[arg-type]
     sliced = {"CUDA_VISIBLE_DEVICES": "MIG-1"}
     assert await held_gpus(here, sliced) == ("MIG-1",)  # type: ignore[arg-type]
     assert await held_gpus(object(), {"CUDA_VISIBLE_DEVICES": "0,1"}) == ("0", "1")  # type: ignore[arg-type]
