@@ -69,7 +69,7 @@ async def test_every_joule_is_on_an_account_or_idle(cluster: LiveCluster) -> Non
     used_j = sum(each.energy_j - known[each.replica].energy_j for each in after.replicas)
     idle_j = sum(each.idle_j - known[each.replica].idle_j for each in after.replicas)
     accounts_j = booked_j(after) - booked_j(before)
-    assert accounts_j > 1.0
+    assert accounts_j > 0.1
     assert used_j == pytest.approx(accounts_j + idle_j, rel=0.005)
     assert all(each.residual_j == 0.0 for each in after.replicas)
     assert {account.tenant for account in after.accounts} >= set(TENANTS)

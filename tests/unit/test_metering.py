@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,11 +13,17 @@ from cluster.metering import Hardware, Holding, choose
 from cluster.meters import NJ
 from cluster.nvml import Nvml
 from cluster.processor_share import CoreWeights
+from scheduler.steps import AffineSteps
+from serve.attribution import Ledger
 from serve.config_models import EchoConfig, VariantConfig
+from serve.engine import EngineRequest
+from serve.engine_echo import EchoEngine
+from serve.load import LoadMeter
+from serve.replica import Replica, Telemetry
 from serve.replica_meter import choose_meter, held_gpus
 from tests import nvml_energy_fake as fake
 from tests.unit.test_rapl import domain
-from tests.unit.test_shared_counter import eventually
+from tests.unit.test_shared_counter import eventually, show
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,6 +32,7 @@ if TYPE_CHECKING:
 
 NVML = fake.__name__
 WEIGHTS = CoreWeights(5.0, 1.5)
+STEPS = AffineSteps(0.002, 0.0, 0.01, 0.0, 1e-6, 1e-6)
 
 
 @pytest.fixture
@@ -162,3 +171,32 @@ async def test_gpus_are_what_the_ranks_hold_on_this_node(monkeypatch: pytest.Mon
     sliced = {"CUDA_VISIBLE_DEVICES": "MIG-1"}
     assert await held_gpus(here, sliced) == ("MIG-1",)  # type: ignore[arg-type]
     assert await held_gpus(object(), {"CUDA_VISIBLE_DEVICES": "0,1"}) == ("0", "1")  # type: ignore[arg-type]
+
+
+async def test_a_replica_is_counted_while_it_serves(hardware: Hardware) -> None:
+    """Counter, thread, share, window and books together: no joule is on no account."""
+    place = domain(hardware.rapl_root, "intel-rapl:0", "package-0", "0")
+    meter, _ = choose_meter("rapl", ECHO, (), hardware)
+    assert meter is not None
+    ledger = Ledger(STEPS, 1.0, "model", "cpu", meter, window_s=0.1)
+    books = Telemetry(LoadMeter(time.monotonic(), counted=True), ledger, time.monotonic)
+    engine = EchoEngine(0.002, 1e6, 64, 4096, books.observe)
+    await engine.start()
+    replica = Replica("r", engine, books, 0.05)
+    frames = asyncio.create_task(anext(replica.frames("g")))
+    calls = [
+        asyncio.create_task(replica.generate(EngineRequest(str(n), [1, 2], 100), n, "g"))
+        for n in range(8)
+    ]
+    for used_uj in range(1, 15):
+        await asyncio.sleep(0.05)
+        show(place / "energy_uj", used_uj * 1_000_000)
+        calls[7].cancel()
+        assert books.report().residual_j == 0.0
+    await asyncio.wait([*calls, frames])
+    report = books.report()
+    assert (report.energy_method, report.meter_trouble) == ("rapl", "")
+    assert 0 < report.energy_j <= 14.0
+    assert report.totals.busy_j > 0
+    await replica.stop()
+    meter.close()
