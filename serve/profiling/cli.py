@@ -86,10 +86,13 @@ def calibrate(  # noqa: PLR0913 (options of a command)
     """Measure step time and energy of a live variant, and fit the profile that decides by it."""
     from serve import cluster_record
     from serve.profiling.fitted import fitted, profile_of
+    from serve.profiling.profile_file import check_place
     from serve.profiling.profile_file import write as write_profile
     from serve.profiling.prompts import TokenRange
     from serve.profiling.report import print_profile
 
+    if write is not None:
+        check_place(write)
     record = cluster_record.read()
     address = target or (record.grpc_address if record else _USUAL_ADDRESS)
     known = _known(config, variant)

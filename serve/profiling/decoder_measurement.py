@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import time
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from statistics import median
@@ -16,10 +15,12 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from cluster.energy_counters import CounterError
 from cluster.nvml import Nvml
+from serve.profiling.errors import ProfilingError
 from serve.profiling.measured import DecodePoint, Measured, PromptPoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from multiprocessing.connection import Connection
 
     from serve.profiling.decoder_shape import DecoderShape
     from serve.profiling.torch_decoder import Precision, TorchDecoder
@@ -34,6 +35,8 @@ REST_S = 10.0
 # take, and so many times that.
 SLACK = 20.0
 START_S = 600.0
+# Until a process that has answered is gone.
+END_S = 10.0
 
 
 class Counter(Protocol):
@@ -77,22 +80,52 @@ def measure(settings: DecoderSettings) -> Measured:
     """Measure a decoder in a process of its own, and what its accelerator draws without it.
 
     Raises:
-        ProfilingError: it cannot be computed here.
-        TimeoutError: the process does not end.
+        ProfilingError: it cannot be computed here, or its process was killed or does not end.
 
     """
     counter = _counter(settings.device)
     bare_w = _rest_w(counter, settings)
-    pool = ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn"))
-    try:
-        measured = pool.submit(_measured, settings).result(timeout=settings.limit_s)
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+    measured = _apart(settings)
     if counter is None:
         return measured
-    # With its process goes what it held of the accelerator.
-    pool.shutdown(wait=True)
     return replace(measured, bare_w=bare_w, exited_w=_rest_w(counter, settings))
+
+
+def _apart(settings: DecoderSettings) -> Measured:
+    """Measure it in a process of its own, which is gone afterwards whatever happens."""
+    spawning = get_context("spawn")
+    answers, answer = spawning.Pipe(duplex=False)
+    process = spawning.Process(target=_answer, args=(settings, answer), daemon=True)
+    process.start()
+    answer.close()
+    try:
+        if not answers.poll(settings.limit_s):
+            raise ProfilingError(
+                f"the decoder was not done within {settings.limit_s:.0f} s; give fewer points"
+            )
+        found = answers.recv()
+    except EOFError as error:
+        raise ProfilingError(
+            "the decoder's process ended without an answer, most often for want of memory; take"
+            " fewer --batches or a shorter --context"
+        ) from error
+    finally:
+        answers.close()
+        # One that has answered has only to leave.
+        process.join(END_S if process.is_alive() else None)
+        process.kill()
+        process.join()
+    if isinstance(found, Measured):
+        return found
+    raise ProfilingError(str(found))
+
+
+def _answer(settings: DecoderSettings, answer: Connection) -> None:
+    """Send what was measured, or what is to be changed."""
+    try:
+        answer.send(_measured(settings))
+    except ProfilingError as error:
+        answer.send(str(error))
 
 
 def _measured(settings: DecoderSettings) -> Measured:

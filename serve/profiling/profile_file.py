@@ -6,11 +6,13 @@ it, with its mistakes told by their lines as those of configurations are.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import yaml
 from pydantic import ValidationError
 
+from serve.profiling.errors import ProfilingError
 from serve.section_file import ConfigFileError, mistakes, parsed, read
 from serve.step_profiles import StepProfile
 
@@ -21,6 +23,19 @@ _HEADER = """\
 # What was measured of {variant!r}: {measured_on}.
 # A configuration reads it by `profile_file: {name}` in that variant, or holds it as `profile:`.
 """
+
+
+def check_place(path: Path) -> None:
+    """Refuse a place where nothing can be written, before minutes are spent on what is to be.
+
+    Raises:
+        ProfilingError: its directory is not there, or not ours.
+
+    """
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise ProfilingError(
+            f"--write: {path} cannot be written; give a file in a directory of yours"
+        )
 
 
 def write(profile: StepProfile, path: Path, variant: str) -> None:

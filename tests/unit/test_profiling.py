@@ -329,6 +329,13 @@ def test_a_file_that_is_no_profile_is_refused(text: str | None, words: str, tmp_
     assert "models[0].variants[0].profile_file" in str(error.value)
 
 
+def test_a_place_that_cannot_be_written_is_refused_at_once(tmp_path: Path) -> None:
+    profile_file.check_place(tmp_path / "v.yaml")
+    for place in (tmp_path, tmp_path / "absent" / "v.yaml"):
+        with pytest.raises(ProfilingError, match="cannot be written"):
+            profile_file.check_place(place)
+
+
 def test_a_table_and_an_energy_that_is_missing_survive_the_file(tmp_path: Path) -> None:
     steps = TableSteps((1, 4, 8), (0.01, 0.02, 0.05), (1.0, 2.0, 4.0), PREFILL)
     for energy in (True, False):

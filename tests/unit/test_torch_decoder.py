@@ -145,6 +145,16 @@ def test_the_command_writes_a_profile_for_each_precision(tmp_path: Path) -> None
     assert {point.batch for point in profile.measurement.points} == {1, 2, 4}
 
 
+@pytest.mark.engine
+@pytest.mark.timeout(300)
+@pytest.mark.usefixtures("one_thread")
+def test_what_the_device_cannot_do_is_said_by_who_asked() -> None:
+    odd = DecoderShape.of({**CONFIG, "hidden_size": 60, "head_dim": 16}, "config.json")
+    settings = DecoderSettings(odd, "fp8", "no device", (1, 2), (8, 64), (8, 32), 0.05)
+    with pytest.raises(ProfilingError, match="without an answer|cannot be computed"):
+        measure(settings)
+
+
 def test_unknown_names_are_refused_before_anything_is_loaded(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     for option, value in (("--precision", "int3"), ("--device", "tpu"), ("--batches", "one")):
