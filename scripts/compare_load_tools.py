@@ -8,7 +8,8 @@ gRPC, are held against its run over the same API. Exit status 1: a figure is fur
     python scripts/compare_load_tools.py --guidellm PYTHON --rate 4 --requests 200
 
 PYTHON is that of an environment with GuideLLM, grpcio and protobuf (docs/load-tools.md); without
-it, GuideLLM is left out.
+it, GuideLLM is left out. A tool whose report lies in --out already is not run again, so that a
+comparison can be made in several sittings.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -133,6 +135,7 @@ def vllm_bench(load: Load, out: Path) -> Figures:
     else:
         pace = [f"--request-rate={load.rate}", f"--burstiness={CONSTANT_BURSTINESS}"]
     _run(
+        out / "vllm.json",
         [sys.executable, "-c", VLLM_BENCH],
         ["--backend=openai", f"--base-url={load.http}", "--endpoint=/v1/completions"],
         [f"--model={load.model}", f"--tokenizer={load.tokenizer}", "--dataset-name=random"],
@@ -186,6 +189,7 @@ def _guidellm(load: Load, file: Path, command: list[str], backend: str) -> Figur
         profile = f"kind=constant,rate={load.rate}"
     lengths = f"prompt_tokens={load.prompt_tokens},output_tokens={load.completion_tokens}"
     _run(
+        file,
         command,
         ["run", "--backend", backend, "--profile", profile, "--disable-console-interactive"],
         ["--constraint", f"kind=max_requests,count={load.requests}"],
@@ -232,12 +236,14 @@ def loadtest(load: Load, out: Path, api: str) -> Figures:
     file = out / "scenario.yaml"
     scenario = {"arrivals": arrivals, "duration_s": seconds, "requests": [kind]}
     file.write_text(yaml.safe_dump(scenario))
-    printed = _run(
-        [sys.executable, "-m", "serve.cli", "loadtest", "run", str(file), "--json"],
+    folder = out / f"loadtest-{api}"
+    _run(
+        folder / "report.json",
+        [sys.executable, "-m", "serve.cli", "loadtest", "run", str(file)],
         ["--target", load.grpc if api == "grpc" else load.http, "--model", load.model],
-        ["--as", "tokens", "--out", str(out / f"loadtest-{api}")],
+        ["--as", "tokens", "--out", str(folder)],
     )
-    said = json.loads(printed)["overall"]
+    said = _read(folder / "report.json")["overall"]
 
     def times(name: str) -> Times:
         whole = said[name]
@@ -258,8 +264,11 @@ def loadtest(load: Load, out: Path, api: str) -> Figures:
     )
 
 
-def _run(command: list[str], *arguments: list[str]) -> str:
-    """Run a tool to its end; give what it prints, or raise with it."""
+def _run(report: Path, command: list[str], *arguments: list[str]) -> None:
+    """Run a tool to its end, unless its report is there; raises with what it prints."""
+    if report.exists():
+        return
+    print(f"{time.strftime('%H:%M:%S')} {report}", file=sys.stderr, flush=True)
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
@@ -281,7 +290,6 @@ def _run(command: list[str], *arguments: list[str]) -> str:
         raise SystemExit(
             f"{' '.join(words)}\nfailed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
         )
-    return done.stdout
 
 
 def _read(file: Path) -> Any:  # noqa: ANN401 (JSON)
