@@ -148,10 +148,9 @@ def test_the_command_writes_a_profile_for_each_precision(tmp_path: Path) -> None
 @pytest.mark.engine
 @pytest.mark.timeout(300)
 @pytest.mark.usefixtures("one_thread")
-def test_what_the_device_cannot_do_is_said_by_who_asked() -> None:
-    odd = DecoderShape.of({**CONFIG, "hidden_size": 60, "head_dim": 16}, "config.json")
-    settings = DecoderSettings(odd, "fp8", "no device", (1, 2), (8, 64), (8, 32), 0.05)
-    with pytest.raises(ProfilingError, match="without an answer|cannot be computed"):
+def test_a_process_that_dies_is_told_as_what_to_change() -> None:
+    settings = DecoderSettings(SHAPE, "bf16", "no device", (1, 2), (8, 64), (8, 32), 0.05)
+    with pytest.raises(ProfilingError, match="without an answer"):
         measure(settings)
 
 
