@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable
 
 PROC = Path("/proc")
 _PARTS = 1_000_000
+# Engines seldom start processes; it costs more to look for them than to read their times.
+KNOWN_SAMPLES = 10
 # Fields of /proc/PID/stat after the name in brackets: utime, stime, cutime, cstime.
 _TIMES = slice(11, 15)
 # Fields of a line of /proc/stat: user, nice, system, idle, iowait, irq, softirq, steal.
@@ -83,13 +85,18 @@ class ProcessorShare:
         self._pid = os.getpid() if pid is None else pid
         self._proc = proc
         self._cores = max(1, os.cpu_count() or 1)
-        self._last = core_time(self._pid, proc)
+        self._samples = 0
+        self._family = family(self._pid, proc)
+        self._last = core_time(self._family, proc)
 
     def of(self, energy_nj: int) -> int:
         """Take the share of energy that was counted since the previous call."""
         if not energy_nj:
             return 0  # The counter was not renewed: the times go on adding up until it is.
-        now = core_time(self._pid, self._proc)
+        self._samples += 1
+        if self._samples % KNOWN_SAMPLES == 0:
+            self._family = family(self._pid, self._proc)
+        now = core_time(self._family, self._proc)
         spent, self._last = now.since(self._last), now
         reserved = min(1.0, self._reserved_cores / self._cores)
         return energy_nj * round(_PARTS * share(spent, reserved, self._weights)) // _PARTS
@@ -111,10 +118,10 @@ def share(spent: CoreTime, reserved: float, weights: CoreWeights) -> float:
     return min(1.0, own / whole)
 
 
-def core_time(pid: int, proc: Path = PROC) -> CoreTime:
-    """Read how long cores computed, for a process with all that it has started, and for all."""
+def core_time(pids: Iterable[int], proc: Path = PROC) -> CoreTime:
+    """Read how long cores computed: for these processes, and for all."""
     tick_s = 1.0 / os.sysconf("SC_CLK_TCK")
-    own = sum(_process_ticks(proc / str(each)) for each in _family(pid, proc))
+    own = sum(_process_ticks(proc / str(pid)) for pid in pids)
     try:
         line = (proc / "stat").read_text(encoding="ascii").partition("\n")[0]
         ticks = [int(field) for field in line.split()[1 : 1 + _COUNTED]]
@@ -124,17 +131,18 @@ def core_time(pid: int, proc: Path = PROC) -> CoreTime:
     return CoreTime(own * tick_s, (sum(ticks) - resting) * tick_s, resting * tick_s)
 
 
-def _family(pid: int, proc: Path) -> Iterator[int]:
-    """Give a process and its descendants that run."""
-    waiting = [pid]
+def family(pid: int, proc: Path = PROC) -> tuple[int, ...]:
+    """Give a process and its descendants that run; reads a file for each of their threads."""
+    waiting, found = [pid], []
     while waiting:
         current = waiting.pop()
-        yield current
+        found.append(current)
         for tasks in (proc / str(current) / "task").glob("*/children"):
             try:
                 waiting += [int(child) for child in tasks.read_text(encoding="ascii").split()]
             except (OSError, ValueError):
                 continue  # It has ended meanwhile; its time is its parent's now.
+    return tuple(found)
 
 
 def _process_ticks(place: Path) -> int:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.processor_share import CoreTime, CoreWeights, ProcessorShare, core_time, share
+from cluster.processor_share import CoreTime, CoreWeights, ProcessorShare, core_time, family, share
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,7 +51,8 @@ def test_a_process_is_counted_with_all_that_it_has_started(tmp_path: Path) -> No
     write_process(tmp_path, 1, (1, 2, 3, 4), "2 3 ")
     write_process(tmp_path, 2, (10, 0, 0, 0), "")
     (tmp_path / "stat").write_text("cpu  5 0 5 80 20 0 0 0 7 0\ncpu0 1 1 1\n")
-    found = core_time(1, tmp_path)  # Process 3 has ended since it was listed.
+    assert family(1, tmp_path) == (1, 3, 2)
+    found = core_time((1, 2, 3), tmp_path)  # Process 3 has ended since it was listed.
     assert found.own_s == pytest.approx(20 * tick_s)
     assert found.computing_s == pytest.approx(10 * tick_s)
     assert found.resting_s == pytest.approx(100 * tick_s)
@@ -69,9 +70,9 @@ def test_energy_waits_until_the_counter_is_renewed(tmp_path: Path) -> None:
 
 
 def test_the_time_of_a_real_child_is_its_parents() -> None:
-    before = core_time(os.getpid())
+    before = core_time(family(os.getpid()))
     burn = "import time; end = time.process_time() + 0.3\nwhile time.process_time() < end: pass"
     subprocess.run([sys.executable, "-c", burn], check=True)
-    spent = core_time(os.getpid()).since(before)
+    spent = core_time(family(os.getpid())).since(before)
     assert spent.own_s >= 0.25
     assert spent.computing_s >= spent.own_s
