@@ -16,9 +16,11 @@ from urllib.parse import unquote
 import grpc
 import pytest
 import typer
+import yaml
 from google.protobuf import json_format
 from markdown_it import MarkdownIt
 
+from loadtest.scenario import Scenario
 from protos.jouleserve import checksum, client, errors
 from protos.jouleserve.calls import GenerateOptions
 from protos.jouleserve.v1 import cluster_pb2, inference_pb2_grpc
@@ -166,9 +168,11 @@ def test_a_python_example_runs(
 
 
 @pytest.mark.parametrize("example", examples("yaml"))
-def test_a_yaml_example_is_a_good_configuration_or_recipe(example: Example) -> None:
+def test_a_yaml_example_is_a_good_configuration_recipe_or_scenario(example: Example) -> None:
     if "\nsteps:" in example.text:
         recipe_file.parse_recipe(example.text, file=example.name, directory=ROOT)
+    elif "\narrivals:" in example.text:
+        Scenario.model_validate(yaml.safe_load(example.text))
     else:
         config_file.parse_config(example.text, file=example.name, directory=ROOT)
 
