@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 
 RESAMPLES = 1000
 _FEWEST_BLOCKS = 10
-# Weights of rows in memory at once.
-_WEIGHTS_AT_ONCE = 2_000_000
+# A resampled quantile is looked for within so many standard deviations of a block's share,
+# among at most so many values.
+_REACH = 5.0
+_MOST_TRIED = 4096
 
 
 class Blocks(NamedTuple):
@@ -73,6 +75,9 @@ def ratios(blocks: Blocks, parts: Floats, wholes: Floats) -> Floats:
 def quantiles(blocks: Blocks, values: Floats, shares: tuple[float, ...]) -> Floats:
     """Resample quantiles of the rows' values; NaN is no value.
 
+    A resampled quantile is the smallest value that enough of the drawn rows do not exceed. Of
+    many values, it is looked for among those about the quantile: as far as blocks can move it.
+
     Args:
         blocks: of the rows.
         values: of each row.
@@ -85,19 +90,30 @@ def quantiles(blocks: Blocks, values: Floats, shares: tuple[float, ...]) -> Floa
     there = np.isfinite(values)
     order = np.argsort(values[there], kind="stable")
     ranked, of_row = values[there][order], blocks.of_row[there][order]
-    found = np.full((len(shares), len(blocks.weights)), np.nan)
     if not ranked.size:
-        return found
-    at_once = max(_WEIGHTS_AT_ONCE // ranked.size, 1)
-    for first in range(0, len(blocks.weights), at_once):
-        rows = slice(first, first + at_once)
-        heights = np.cumsum(blocks.weights[rows][:, of_row], axis=1)
-        totals = heights[:, -1]
-        for number, share in enumerate(shares):
-            below = (heights < share * totals[:, None]).sum(axis=1)
-            drawn_values = ranked[np.minimum(below, ranked.size - 1)]
-            found[number, rows] = np.where(totals > 0, drawn_values, np.nan)
-    return found
+        return np.full((len(shares), len(blocks.weights)), np.nan)
+    totals = blocks.weights @ np.bincount(of_row, minlength=blocks.number)
+    return np.array([_quantile(blocks, ranked, of_row, share, totals) for share in shares])
+
+
+def _quantile(
+    blocks: Blocks, ranked: Floats, of_row: NDArray[np.intp], share: float, totals: Floats
+) -> Floats:
+    """Resample one quantile of values in their order, with the block of each."""
+    few = ranked.size <= _MOST_TRIED
+    reach = 1.0 if few else _REACH * math.sqrt(share * (1 - share) / blocks.number)
+    ends = np.clip([share - reach, share + reach], 0.0, 1.0) * (ranked.size - 1)
+    first, last = math.floor(ends[0]), math.ceil(ends[1])
+    tried = np.unique(np.linspace(first, last, min(last - first + 1, _MOST_TRIED)).astype(np.intp))
+    # Rows of each block up to each rank that is tried, then the same of each resample.
+    column = np.searchsorted(tried, np.arange(ranked.size))
+    cells = of_row * (tried.size + 1) + column
+    counts = np.bincount(cells, minlength=blocks.number * (tried.size + 1))
+    below = np.cumsum(counts.reshape(blocks.number, tried.size + 1), axis=1)[:, :-1]
+    enough = blocks.weights @ below >= share * totals[:, None]
+    found = np.where(enough.any(axis=1), enough.argmax(axis=1), tried.size - 1)
+    quantile: Floats = np.where(totals > 0, ranked[tried[found]], np.nan)
+    return quantile
 
 
 def interval(resampled: Floats) -> Interval:

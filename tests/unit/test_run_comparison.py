@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from loadtest.reports import resampling
 from loadtest.reports.differences import compare_runs, labelled
 from tests.run_fakes import DURATION_S, counters, plain_requests, plain_run
 
@@ -134,3 +137,20 @@ def test_labels_are_those_of_folders_and_unique(tmp_path: Path) -> None:
     assert [label for label, _ in labelled(paths, [run] * 3)] == ["a", "b", "c"]
     twice = [tmp_path / "x" / "a" / "run.json", tmp_path / "y" / "a" / "run.json"]
     assert [label for label, _ in labelled(twice, [run] * 2)] == ["1-a", "2-a"]
+
+
+@given(
+    st.lists(st.floats(0, 1e3), min_size=1, max_size=120),
+    st.sampled_from([0.5, 0.99]),
+    st.integers(0, 2**32 - 1),
+)
+@settings(deadline=None, max_examples=50)
+def test_a_resampled_quantile_is_that_of_the_rows_that_were_drawn(
+    values: list[float], share: float, seed: int
+) -> None:
+    column = np.array(values)
+    blocks = resampling.drawn(len(values), np.random.default_rng(seed), resamples=20)
+    (found,) = resampling.quantiles(blocks, column, (share,))
+    for weights, quantile in zip(blocks.weights, found, strict=True):
+        drawn = np.repeat(column, weights[blocks.of_row].astype(int))
+        assert quantile == np.quantile(drawn, share, method="inverted_cdf")
