@@ -16,6 +16,7 @@ import asyncio
 import os
 import statistics
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +27,7 @@ from tests.cluster.otlp_collector import OtlpCollector
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from contextlib import AbstractContextManager
 
     from tests.cluster.live_cluster import LiveCluster
 
@@ -38,7 +40,6 @@ models:
         accelerator: cpu
         cpus_per_replica: 0.1
         max_context_tokens: 1024
-        min_replicas: 2
         echo: {decode_step_s: 0.01, prefill_tokens_per_s: 100000}
 planner: {autoscaler: queue_based}
 """
@@ -119,6 +120,11 @@ async def measure(clusters: dict[str, LiveCluster], options: argparse.Namespace)
     await compare(ways, options)
 
 
+def _cluster(place: Path, name: str, url: str) -> AbstractContextManager[LiveCluster]:
+    place.mkdir()
+    return running(place, CONFIG, environment(name, url))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=10)
@@ -131,12 +137,9 @@ def main() -> None:
     with ExitStack() as stack:
         collector = stack.enter_context(OtlpCollector())
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        clusters = {}
-        for name in names:
-            (directory / name).mkdir()
-            clusters[name] = stack.enter_context(
-                running(directory / name, CONFIG, environment(name, collector.url))
-            )
+        started = [_cluster(directory / name, name, collector.url) for name in names]
+        with ThreadPoolExecutor(len(names)) as pool:
+            clusters = dict(zip(names, pool.map(stack.enter_context, started), strict=True))
         asyncio.run(measure(clusters, options))
         spans = collector.count
         print(f"{spans} spans came to the collector")

@@ -1,7 +1,7 @@
 """Spans that are written once they are over, and the context that is handed on before that.
 
 Its own module because a span is all that a request pays for tracing: one that is begun through
-the SDK and then filled costs four times what a finished one does that is made at once (5 µs
+the SDK and then filled costs four times what a finished one does that is made at once (10 µs
 without its export). Sampler, limits of the queue and exporter are the SDK's own.
 """
 

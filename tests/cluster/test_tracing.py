@@ -12,7 +12,7 @@ from opentelemetry import context, trace
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
 from protos.jouleserve.client import AsyncClient
-from tests.cluster.live_cluster import eventually
+from tests.cluster.live_cluster import PATIENCE_S, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,6 +27,8 @@ CLOCKS_NS = 50_000_000
 GATEWAY, REPLICA = "jouleserve-gateway", "jouleserve-replica"
 STAGES = ["admit", "route", "serve"]
 PHASES = ["queue", "prefill", "decode"]
+# Of the slow model: ten seconds, in which its replica is killed.
+TOKENS = 200
 
 
 @pytest.fixture
@@ -95,13 +97,14 @@ async def test_a_request_is_one_trace_from_its_client_to_the_engine(
 async def test_a_request_whose_replica_dies_goes_on_in_the_same_trace(
     cluster: LiveCluster, collector: OtlpCollector, caller: SpanContext
 ) -> None:
+    processes = {each["replica"]: each for each in await cluster.engines("slow")}
     async with cluster.client() as client:
-        stream = client.generate("slow", prompt_token_ids=[7, 8, 9], max_tokens=60)
+        stream = client.generate("slow", prompt_token_ids=[7, 8, 9], max_tokens=TOKENS)
         await anext(aiter(stream))
-        holds = {each["replica"]: each["open_streams"] for each in await cluster.probe.statuses()}
-        (victim,) = (each for each in await cluster.engines("slow") if holds.get(each["replica"]))
+        (holder,) = (each for each in (await cluster.status()).replicas if each.leases)
+        victim = processes[holder.replica]
         await cluster.probe.kill(victim)
-        await asyncio.wait_for(stream.complete(), 120)
+        await asyncio.wait_for(stream.complete(), PATIENCE_S)
     came = await arrived(
         collector, caller, "text_completion slow", "serve", "resume", "route", "route", *PHASES
     )
