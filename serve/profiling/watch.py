@@ -88,6 +88,8 @@ class Watch:
         self._subject = subject
         self._running = running
         self._fault = ""
+        # What is seen once may be the end of one wave beside the beginning of the next.
+        self._suspected = False
         self._failures = 0
         self._task: asyncio.Task[None] | None = None
 
@@ -121,7 +123,9 @@ class Watch:
             return
         self._failures = 0
         now_s = asyncio.get_running_loop().time()
-        self._fault = disturbance(status, self._subject, self._running)
+        seen = disturbance(status, self._subject, self._running)
+        self._fault = seen if self._suspected else ""
+        self._suspected = bool(seen)
         for each in status.replicas:
             if each.replica == self._subject.replica:
                 self._keep(each, now_s)

@@ -27,7 +27,7 @@ from serve.profiling.place import Place, elsewhere, here, is_here
 from serve.profiling.prompts import TokenRange
 from serve.profiling.report import print_profile
 from serve.profiling.subject import subject_of
-from serve.profiling.watch import Glimpse, power_w
+from serve.profiling.watch import Glimpse, Watch, power_w
 from serve.profiling.waves import Arrivals, window_of
 from serve.section_file import ConfigFileError
 from serve.step_profiles import StepProfile
@@ -237,6 +237,24 @@ def test_what_comes_in_between_ends_it() -> None:
         await measuring
 
     with pytest.raises(SubjectError, match="changed from v#1 to v#1, v#2"):
+        in_virtual_time(cluster.serve(work()))
+
+
+def test_what_is_seen_once_is_not_believed_yet() -> None:
+    cluster = ModelledCluster(TRUTH)
+
+    async def work() -> None:
+        subject = subject_of(await cluster.status(), "v")
+        async with Watch(cluster, subject, 0) as watch:
+            for last_s in (0.1, 0.6):
+                await asyncio.sleep(1.1)
+                cluster.others.append(beside(subject, variant="other", running_requests=1))
+                await asyncio.sleep(last_s)
+                cluster.others.clear()
+                await asyncio.sleep(0.5)
+                watch.check()
+
+    with pytest.raises(SubjectError, match="same node"):
         in_virtual_time(cluster.serve(work()))
 
 
