@@ -105,13 +105,12 @@ class Axis:
 
     def ticks(self) -> list[float]:
         """Choose round values."""
-        found = (
-            self._factors()
-            if self.log
-            else MaxNLocator(_FEW_TICKS).tick_values(self.low, self.high)
-        )
-        within = [float(each) for each in found if self.low <= each <= self.high]
-        return within if len(within) > 1 else [self.low, self.high]
+        spread = MaxNLocator(_FEW_TICKS).tick_values(self.low, self.high)
+        for found in (self._factors() if self.log else [], spread):
+            within = [float(each) for each in found if self.low <= each <= self.high]
+            if len(within) > 1:
+                return within
+        return [self.low, self.high]
 
     def _factors(self) -> list[float]:
         """Powers of ten, with 2 and 5 between them where these are few."""
