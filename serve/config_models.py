@@ -120,7 +120,7 @@ class VariantConfig(Section):
     profile: StepProfile | None = None
     """Measured step time and energy; by default estimated from checkpoint and accelerator."""
     profile_file: str | None = None
-    """File that `jouleserve calibrate --write` has made, in place of `profile`; relative to the
+    """File that `jouleserve calibrate` has written, in place of `profile`; relative to the
     configuration file."""
     cpus_per_replica: Annotated[float, Field(gt=0)] = 1.0
     """CPU cores asked of Ray for each rank; one feeds a GPU."""
