@@ -1,7 +1,7 @@
 """Whether spans and metrics leave this process, and which way.
 
-Its own module because it is the one place that knows the SDK's pipelines and the standard OTEL_*
-variables. Unless those ask for export nothing is set up, and the SDK is not even loaded.
+Its own module because it is the one place that knows the SDK's pipelines. Unless the standard
+OTEL_* variables ask for export nothing is set up, and the SDK is not even loaded.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ import threading
 import time
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from opentelemetry import metrics, trace
+
+from cluster.telemetry_variables import Export, first_given, wanted_export
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -25,97 +27,13 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
 
     from cluster.telemetry_spans import Spans
+    from cluster.telemetry_variables import ScrapePlace
 
-_OTLP_PROTOCOLS = ("http/protobuf", "grpc")
-_TRACE_EXPORTERS = ("otlp", "none")
-_METRIC_EXPORTERS = ("otlp", "prometheus", "none")
 # A collector near by answers in milliseconds; one that is gone would hold a process up for 12 s
 # and more (SDK 1.45, measured), which is time that a draining pod does not have.
 SHUTDOWN_S = 3.0
-# By OpenTelemetry's specification of the variables.
-_SCRAPE_HOST, _SCRAPE_PORT = "localhost", 9464
-_LARGEST_PORT = 65535
 # Tells the time series of a node's processes apart that are otherwise alike.
 _SCRAPE_LABELS = frozenset({"service.name", "service.instance.id"})
-
-
-class ScrapePlace(NamedTuple):
-    """Where Prometheus finds the metrics of a node."""
-
-    host: str
-    port: int
-
-
-class Export(NamedTuple):
-    """What is to leave the process.
-
-    Attributes:
-        traces: the OTLP protocol of spans; None for no spans.
-        metrics: the OTLP protocol of metrics; None for not this way.
-        scrape: where they wait to be fetched; None for not this way.
-
-    """
-
-    traces: str | None = None
-    metrics: str | None = None
-    scrape: ScrapePlace | None = None
-
-
-def wanted_export(environ: Mapping[str, str]) -> Export:
-    """Read from the standard OTEL_* variables what is to be exported.
-
-    A signal is exported when its OTEL_<SIGNAL>_EXPORTER says so, or when that is not set and
-    an OTLP endpoint is. OTEL_METRICS_EXPORTER may name both ways: "otlp,prometheus".
-
-    Raises:
-        ValueError: an exporter, a protocol or a port that does not exist here.
-
-    """
-    if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
-        return Export()
-    spans = _exporters(environ, "TRACES", _TRACE_EXPORTERS)
-    measures = _exporters(environ, "METRICS", _METRIC_EXPORTERS)
-    return Export(
-        _protocol(environ, "TRACES") if "otlp" in spans else None,
-        _protocol(environ, "METRICS") if "otlp" in measures else None,
-        _scrape_place(environ) if "prometheus" in measures else None,
-    )
-
-
-def _first(environ: Mapping[str, str], *names: str) -> str:
-    return next((value for name in names if (value := environ.get(name, "").strip())), "")
-
-
-def _exporters(environ: Mapping[str, str], signal: str, known: tuple[str, ...]) -> set[str]:
-    endpoint = _first(
-        environ, f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"
-    )
-    given = _first(environ, f"OTEL_{signal}_EXPORTER") or ("otlp" if endpoint else "none")
-    exporters = {name.strip() for name in given.split(",")}
-    if unknown := sorted(exporters - set(known)):
-        raise ValueError(
-            f"OTEL_{signal}_EXPORTER={','.join(unknown)} is not known; known are {', '.join(known)}"
-        )
-    return exporters
-
-
-def _protocol(environ: Mapping[str, str], signal: str) -> str:
-    name = f"OTEL_EXPORTER_OTLP_{signal}_PROTOCOL"
-    protocol = _first(environ, name, "OTEL_EXPORTER_OTLP_PROTOCOL") or "http/protobuf"
-    if protocol not in _OTLP_PROTOCOLS:
-        known = ", ".join(_OTLP_PROTOCOLS)
-        raise ValueError(f"OTLP protocol {protocol} is not known; known are {known}")
-    return protocol
-
-
-def _scrape_place(environ: Mapping[str, str]) -> ScrapePlace:
-    host = _first(environ, "OTEL_EXPORTER_PROMETHEUS_HOST") or _SCRAPE_HOST
-    given = _first(environ, "OTEL_EXPORTER_PROMETHEUS_PORT") or str(_SCRAPE_PORT)
-    if not given.isdecimal() or not 0 < int(given) <= _LARGEST_PORT:
-        raise ValueError(
-            f"OTEL_EXPORTER_PROMETHEUS_PORT={given} is no port: give 1 to {_LARGEST_PORT}"
-        )
-    return ScrapePlace(host, int(given))
 
 
 class Exports:
@@ -221,7 +139,7 @@ def _resource(service_name: str, others: Mapping[str, str]) -> Resource:
 
     return Resource.create(
         {
-            "service.name": _first(os.environ, "OTEL_SERVICE_NAME") or service_name,
+            "service.name": first_given(os.environ, "OTEL_SERVICE_NAME") or service_name,
             "service.namespace": "jouleserve",
             "service.instance.id": str(uuid.uuid4()),
             **{f"jouleserve.{name}": value for name, value in others.items()},
@@ -262,7 +180,13 @@ def _fetched(place: ScrapePlace) -> tuple[MetricReader, Callable[[], None]]:
         registry=registry,
     )
     directory = Path(tempfile.gettempdir(), f"jouleserve-metrics-{os.getuid()}-{place.port}")
-    scrape = Scrape(lambda: generate_latest(registry), *place, directory)
+    turn = threading.Lock()
+
+    def tell() -> bytes:
+        with turn:  # The reader keeps what it has collected until it is told.
+            return generate_latest(registry)
+
+    scrape = Scrape(tell, *place, directory)
     return reader, scrape.close
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from cluster.telemetry import ScrapePlace, wanted_export
+from cluster.telemetry_variables import ScrapePlace, wanted_export
 from scripts.grafana_panels import DASHBOARDS
 from tests.chart.conftest import CHART
 from tests.chart.given import values

@@ -20,8 +20,8 @@ from opentelemetry import trace
 from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2, metrics_service_pb2_grpc
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 
-from cluster import telemetry
 from cluster import telemetry_attributes as names
+from cluster.telemetry_variables import Export, wanted_export
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -66,8 +66,8 @@ print(json.dumps(headers))
 """
 REPLICA = """
 import json, time
-from cluster import telemetry
 from cluster import telemetry_attributes as names
+from cluster.telemetry_variables import Export, wanted_export
 
 exports = telemetry.configure("replica", variant="int8")
 now = time.time_ns()
@@ -79,8 +79,8 @@ print(json.dumps({}))
 """
 SAMPLING = """
 import json
-from cluster import telemetry
 from cluster import telemetry_attributes as names
+from cluster.telemetry_variables import Export, wanted_export
 from cluster.telemetry_spans import headers_of
 
 exports = telemetry.configure("gateway")
@@ -108,8 +108,8 @@ print(json.dumps({
 """
 GONE = """
 import json, logging, time
-from cluster import telemetry
 from cluster import telemetry_attributes as names
+from cluster.telemetry_variables import Export, wanted_export
 from cluster.telemetry_requests import RequestRecord, requests
 
 logging.disable()
@@ -391,7 +391,7 @@ def test_the_operators_name_for_the_service_wins(http_collector: Collector) -> N
 def test_standard_variables_decide(
     environ: dict[str, str], traces: str | None, metrics: str | None
 ) -> None:
-    assert telemetry.wanted_export(environ) == telemetry.Export(traces, metrics)
+    assert wanted_export(environ) == Export(traces, metrics)
 
 
 @pytest.mark.parametrize(
@@ -414,7 +414,7 @@ def test_standard_variables_decide(
 def test_metrics_are_fetched_pushed_or_both(
     environ: dict[str, str], metrics: str | None, scrape: tuple[str, int] | None
 ) -> None:
-    export = telemetry.wanted_export(environ)
+    export = wanted_export(environ)
     assert (export.metrics, export.scrape) == (metrics, scrape)
 
 
@@ -439,4 +439,4 @@ def test_metrics_are_fetched_pushed_or_both(
 )
 def test_unknown_values_are_refused(environ: dict[str, str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        telemetry.wanted_export(environ)
+        wanted_export(environ)

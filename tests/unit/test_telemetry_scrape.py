@@ -12,6 +12,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -212,3 +213,12 @@ def test_lines_of_one_metric_come_together() -> None:
         "# HELP y Y", "# TYPE y counter", "y_total 2", "y_total 3",
         "# HELP z Z", "# TYPE z gauge", "z 4",
     ]  # fmt: skip
+
+
+def test_scrapes_at_the_same_time_see_the_same(short_path: Path) -> None:
+    port = free_port()
+    with replica("a", port, short_path), ThreadPoolExecutor(8) as pool:
+        assert eventually(lambda: replicas(port) == {"a"})
+        texts = list(pool.map(scraped, [port] * 24))
+    names = [sorted(sample.name for sample in samples(text)) for text in texts]
+    assert all(each == names[0] for each in names)
