@@ -66,8 +66,7 @@ print(json.dumps(headers))
 """
 REPLICA = """
 import json, time
-from cluster import telemetry_attributes as names
-from cluster.telemetry_variables import Export, wanted_export
+from cluster import telemetry
 
 exports = telemetry.configure("replica", variant="int8")
 now = time.time_ns()
@@ -79,8 +78,7 @@ print(json.dumps({}))
 """
 SAMPLING = """
 import json
-from cluster import telemetry_attributes as names
-from cluster.telemetry_variables import Export, wanted_export
+from cluster import telemetry
 from cluster.telemetry_spans import headers_of
 
 exports = telemetry.configure("gateway")
@@ -108,8 +106,7 @@ print(json.dumps({
 """
 GONE = """
 import json, logging, time
-from cluster import telemetry_attributes as names
-from cluster.telemetry_variables import Export, wanted_export
+from cluster import telemetry
 from cluster.telemetry_requests import RequestRecord, requests
 
 logging.disable()
