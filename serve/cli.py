@@ -141,10 +141,17 @@ def down() -> None:
 
 
 @app.command()
-def status(address: AddressOption = "", *, as_json: JsonOption = False) -> None:
-    """Show every replica with its load, power and energy."""
+def status(
+    address: AddressOption = "",
+    *,
+    decisions: Annotated[
+        int, typer.Option(min=0, help="Show so many of the newest routing decisions, and why.")
+    ] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Show every replica with its load, power and energy, and what requests have met."""
     with Client(_address(address), timeout_s=_STATUS_TIMEOUT_S) as client:
-        answer = client.status()
+        answer = client.status(decisions=decisions)
     if as_json:
         OUT.print_json(json.dumps(asdict(answer)))
     else:

@@ -56,9 +56,32 @@ def print_status(console: Console, status: ClusterStatus) -> None:
         f" failed + {counters.in_flight} in flight; {counters.rejected} rejected,"
         f" {counters.leases} leases",
     )
+    _print_promises(console, status)
     _print_accounts(console, status)
+    _print_decisions(console, status)
     for trouble in status.troubles:
         _say(console, f"! {trouble.subject}: {trouble.reason}", style="yellow")
+
+
+def _print_promises(console: Console, status: ClusterStatus) -> None:
+    """Print what requests have met lately, class by class."""
+    for each in status.service_classes:
+        _say(
+            console,
+            f"{each.service_class}: of {each.requests} requests within {each.window_s:g} s,"
+            f" {each.within_both} met their objectives ({each.within_ttft} that of TTFT,"
+            f" {each.within_tpot} that of TPOT)",
+        )
+
+
+def _print_decisions(console: Console, status: ClusterStatus) -> None:
+    """Print where requests went, and why, as far as anybody asked."""
+    for each in status.decisions:
+        _say(
+            console,
+            f"{each.age_s:.1f} s ago {each.request_id} ({each.service_class}) to {each.replica},"
+            f" one of {each.eligible} that could: {each.reason}",
+        )
 
 
 def _print_accounts(console: Console, status: ClusterStatus) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import io
 
 import pytest
+from rich.console import Console
 
 from scheduler.fleet import ReplicaReport
 from serve import link as link_module
-from serve import status
+from serve import cli_tables, status
 from tests.gateway_fakes import LARGE, SMALL, Desk, cluster_config, settle
+from tests.unit.test_dashboard import STATUS
 
 REPORT = ReplicaReport(
     observed_at_s=0.0,
@@ -85,3 +88,11 @@ async def test_a_lost_replica_stays_in_sight(desk: Desk) -> None:
     assert {each.replica: each.state for each in shown.replicas} == {"a": "lost", "b": "awake"}
     assert shown.gateway == "g"
     assert shown.policy == "energy"
+
+
+def test_in_words_a_status_tells_what_was_met_and_why_who_was_chosen() -> None:
+    printed = io.StringIO()
+    cli_tables.print_status(Console(file=printed, width=200), STATUS)
+    text = printed.getvalue()
+    assert "interactive: of 6 requests within 300 s, 3 met their objectives" in text
+    assert "2.5 s ago r (batch) to a, one of 1 that could: cheapest" in text
