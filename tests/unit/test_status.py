@@ -9,8 +9,8 @@ import pytest
 from rich.console import Console
 
 from scheduler.fleet import ReplicaReport
-from serve import link as link_module
 from serve import cli_tables, status
+from serve import link as link_module
 from tests.gateway_fakes import LARGE, SMALL, Desk, cluster_config, settle
 from tests.unit.test_dashboard import STATUS
 
