@@ -16,6 +16,7 @@ from starlette.responses import RedirectResponse
 from starlette.routing import Route
 
 from protos.jouleserve.client import AsyncClient, UnattainableError
+from serve.cluster_record import ClusterError
 from serve.dashboard.broadcast import Broadcast
 from serve.dashboard.snapshot import DECISIONS, Snapshot
 from serve.dashboard.web import INDEX, Dashboard
@@ -96,6 +97,9 @@ def serve_for(address: str, host: str, port: int, ready: Callable[[int], None]) 
         port: to listen on; 0 takes a free one.
         ready: told the port once it listens.
 
+    Raises:
+        ClusterError: host and port cannot be listened on.
+
     """
 
     async def run() -> None:
@@ -117,7 +121,12 @@ async def _serve(client: AsyncClient, host: str, port: int, ready: Callable[[int
         timeout_graceful_shutdown=_CLOSE_S,
     )
     server = uvicorn.Server(settings)
-    listener = settings.bind_socket()
+    try:
+        listener = settings.bind_socket()
+    except SystemExit as error:  # It has logged why.
+        raise ClusterError(
+            f"{host}:{port} cannot be listened on: give another --port, or 0 for a free one"
+        ) from error
     ready(listener.getsockname()[1])
     try:
         await server.serve([listener])
