@@ -9,6 +9,8 @@ Its own module because tests of the load generator and its benchmark measure the
 from __future__ import annotations
 
 import asyncio
+import heapq
+import itertools
 import json
 import os
 import subprocess
@@ -24,6 +26,7 @@ import httptools
 import uvloop
 from grpc import aio
 
+from loadtest.precise_timer import PreciseTimer
 from protos.jouleserve.v1 import cluster_pb2
 from protos.jouleserve.v1 import inference_pb2 as pb
 
@@ -103,11 +106,37 @@ def known_server(script: Script) -> Iterator[KnownServer]:
         process.communicate()
 
 
+class Pacer:
+    """Waits to some ten microseconds, where an event loop rounds to milliseconds."""
+
+    def __init__(self) -> None:
+        self._timer = PreciseTimer(self._wake)
+        self._waiting: list[tuple[float, int, asyncio.Future[None]]] = []
+        self._order = itertools.count()
+
+    def until(self, due_s: float) -> asyncio.Future[None]:
+        """Give what is done at an instant."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._waiting, (due_s, next(self._order), future))
+        if self._waiting[0][2] is future:
+            self._timer.wake_at(due_s)
+        return future
+
+    def _wake(self) -> None:
+        while self._waiting and self._waiting[0][0] <= time.monotonic():
+            future = heapq.heappop(self._waiting)[2]
+            if not future.done():
+                future.set_result(None)
+        if self._waiting:
+            self._timer.wake_at(self._waiting[0][0])
+
+
 class Server:
     """Both protocols."""
 
     def __init__(self, script: Script) -> None:
         self.script = script
+        self.pacer = Pacer()
         self.began_at_s = 0.0
         self.requests = 0
         self.completed = 0
@@ -133,11 +162,8 @@ class Server:
     async def pace(self, arrived_at_s: float, token: int) -> None:
         """Wait until a token is due, never less."""
         due_s = self.due_s(arrived_at_s, token)
-        if (left_s := due_s - time.monotonic()) > 0:
-            # Loops round to milliseconds, and may wake a little early.
-            await asyncio.sleep(left_s)
-            while time.monotonic() < due_s:
-                pass
+        if due_s > time.monotonic():
+            await self.pacer.until(due_s)
 
     def sheds(self, number: int) -> bool:
         """Tell whether a request is refused."""
