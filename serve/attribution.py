@@ -113,8 +113,10 @@ class Ledger:
 
     @property
     def idle_j(self) -> float:
-        """Of these, what no step used."""
-        return joules(self._idle_nj)
+        """Of these, what no step used, as far as that is known."""
+        if not self._rests():
+            return joules(self._idle_nj)
+        return joules(self._idle_nj + self._window.energy_nj - self._window.booked_nj)
 
     @property
     def residual_j(self) -> float:
@@ -172,6 +174,9 @@ class Ledger:
         if request_id in self._accounts:
             raise ValueError(f"request {request_id!r} is on the books already")
         self._now_s = max(self._now_s, now_s or 0.0)
+        if self._rests():
+            self._window.tell(self._now_s)
+            self._close()  # What comes from here on is told apart.
         self._accounts[request_id] = _Account(
             prompt_tokens, self._window.energy_nj, self._window.modelled, self._now_s
         )
@@ -190,6 +195,8 @@ class Ledger:
 
     def step(self, step: EngineStep, now_s: float) -> None:
         """Attribute a step that has just ended."""
+        if self._rests():
+            self._close()
         context_tokens = self._context_tokens + len(self._decoding) * self._decode_steps
         work = self._model.step(
             step.prefill_tokens, step.decode_sequences, max(0, context_tokens), step.decode_rounds
@@ -297,6 +304,10 @@ class Ledger:
         excess = self._prefill.take(self._prefill.tokens - self._prompt_tokens)
         self._unattributed_nj += excess.booked_nj
         self._nobodys_nj += excess.open_nj
+
+    def _rests(self) -> bool:
+        """Whether all that was used since the last window was closed is idle."""
+        return not self._accounts and not self._window.worked
 
     # ── windows ─────────────────────────────────────────────────────────────
 

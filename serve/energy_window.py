@@ -103,6 +103,11 @@ class EnergyWindow:
         return self.booked_nj + self._open.charged_nj
 
     @property
+    def worked(self) -> bool:
+        """Whether a step has ended in the open window, or something was charged of it."""
+        return bool(self._open.work_nj or self._open.charged_nj)
+
+    @property
     def trouble(self) -> str:
         """What is wrong with the counter; empty if nothing."""
         if self._counter is None:

@@ -32,7 +32,7 @@ class Books(RuleBasedStateMachine):
         super().__init__()
         self.ledger = self.books()
         self.open: dict[str, int] = {}
-        self.charged_nj = 0
+        self.told = (0.0, 0.0)
         self.now_s = 0.0
         self.ledger.advance(self.now_s)
 
@@ -95,6 +95,13 @@ class Books(RuleBasedStateMachine):
         assert all(part >= 0 for part in accounts)
 
     @invariant()
+    def energy_and_idle_energy_never_fall(self) -> None:
+        told = (self.ledger.energy_j, self.ledger.idle_j)
+        assert told >= (0.0, 0.0)
+        assert all(now >= before for now, before in zip(told, self.told, strict=True))
+        self.told = told
+
+    @invariant()
     def nothing_is_left_when_nobody_is(self) -> None:
         if not self.open:
             assert self.ledger.parts().unfinished_nj == 0
@@ -130,7 +137,7 @@ class CountedBooks(Books):
         self.meter.sample(0.0)
         self.ledger = Ledger(STEPS, 3.0, "model", "cpu", self.meter, window_s=window_s)
         self.ledger.advance(0.0)
-        self.faulty = False
+        self.told = (0.0, 0.0)
 
     def show(self) -> None:
         wrap_nj = self.counter.wrap_nj
@@ -180,12 +187,6 @@ class FaultyBooks(CountedBooks):
     @invariant()
     def what_was_counted_is_what_there_is(self) -> None:
         """Not here: where there are faults, there are gaps, and they are modelled."""
-
-    @invariant()
-    def energy_never_falls(self) -> None:
-        energy_nj = self.ledger.parts().energy_nj
-        assert energy_nj >= getattr(self, "before_nj", 0)
-        self.before_nj = energy_nj
 
 
 TestModelledBooks = ModelledBooks.TestCase

@@ -130,6 +130,21 @@ def test_idle_time_is_counted_apart() -> None:
     assert books.power_w == pytest.approx(2.0)
 
 
+def test_at_rest_everything_is_idle_or_on_an_account_at_once() -> None:
+    books = Ledger(STEPS, 2.0, "model", "cpu", window_s=1.0)
+    books.advance(0.0)
+    books.admit("a", 10)
+    books.step(step(prefill=10), 0.1)
+    books.first_token("a")
+    books.settle("a", 0, 1)
+    books.advance(0.6)
+    assert books.idle_j == 0.0  # The window, in which a step was, is open.
+    for now_s in (1.2, 1.5, 2.0):
+        books.advance(now_s)
+        assert books.energy_j == pytest.approx(5.0 + books.idle_j)
+        assert books.parts().residual_nj == 0
+
+
 def test_misuse_is_refused() -> None:
     books = ledger()
     books.admit("a", 10)
