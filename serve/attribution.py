@@ -113,10 +113,11 @@ class Ledger:
 
     @property
     def idle_j(self) -> float:
-        """Of these, what no step used, as far as that is known."""
-        if not self._rests():
-            return joules(self._idle_nj)
-        return joules(self._idle_nj + self._window.energy_nj - self._window.booked_nj)
+        """Of these, what belongs to no request, as far as that is known: idle, unattributed."""
+        nobodys_nj = self._idle_nj + self._unattributed_nj
+        if self._rests():
+            nobodys_nj += self._window.energy_nj - self._window.booked_nj
+        return joules(nobodys_nj)
 
     @property
     def residual_j(self) -> float:
