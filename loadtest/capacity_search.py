@@ -289,12 +289,12 @@ def _verdict(found: Capacity, stopped: str) -> str:
     if kept is not None and missed is not None:
         lost = missed.trials - missed.kept
         text += f", {number(missed.rate_per_s)}/s did not ({lost} of {missed.trials})"
-        if found.limited_by_sender:
-            text += "; there the sender was the limit, the server may carry more"
-        elif not found.sure:
+        if not found.sure and not found.limited_by_sender:
             text += "; attainment lies near the goal, longer trials would be surer"
     elif kept is not None:
         text += ", and nothing higher was missed"
+    if found.limited_by_sender:
+        text += "; there the sender was the limit, the server may carry more"
     if found.outcome == "not settled":
         text += f"; the search stopped before its resolution: {stopped}"
     return text
