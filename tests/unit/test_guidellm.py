@@ -106,9 +106,43 @@ def test_it_sends_conversations_as_such(tmp_path: Path) -> None:
     assert sent == [[("user", "one two three")], [("user", "four five")]]
 
 
-def test_what_the_gateway_refuses_is_an_error_of_that_request(tmp_path: Path) -> None:
+REFUSED = """
+import asyncio, sys
+from guidellm.schemas import GenerationRequest, RequestInfo, UsageMetrics
+from loadtest.adapters.guidellm_backend import JouleserveGrpcArgs, JouleserveGrpcBackend
+
+async def main():
+    back_end = JouleserveGrpcBackend(JouleserveGrpcArgs(target=sys.argv[1]))
+    await back_end.process_startup()
+    await back_end.validate()
+    request = GenerationRequest(
+        columns={"text_column": ["one"]}, output_metrics=UsageMetrics(text_tokens=5)
+    )
+    info = RequestInfo(request_id=request.request_id)
+    try:
+        async for _ in back_end.resolve(request, info):
+            pass
+    except Exception as error:
+        print(type(error).__name__, error)
+    await back_end.process_shutdown()
+
+asyncio.run(main())
+"""
+
+
+def test_what_the_gateway_refuses_is_raised_for_guidellm_to_count() -> None:
     servicer = Servicer()
     servicer.script = fail(grpc.StatusCode.RESOURCE_EXHAUSTED, "all replicas are full")
-    said = benchmark(servicer, tmp_path)
-    assert said["metrics"]["request_totals"]["errored"] == 2
-    assert "full" in said["requests"]["errored"][0]["info"]["error"]
+    with serving(servicer) as address:
+        done = subprocess.run(
+            [PYTHON, "-c", REFUSED, address],
+            check=True,
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            timeout=PATIENCE_S,
+        )
+    assert done.stdout.split()[0] == "OverloadedError"
+    assert "all replicas are full" in done.stdout
+    assert len(servicer.requests) == 1
