@@ -5,6 +5,7 @@ Its own module because it alone speaks to people; what it needs is imported when
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from pathlib import Path  # noqa: TC003 (typer reads annotations)
@@ -40,6 +41,9 @@ def virtual(  # noqa: PLR0913 (one argument for each option)
     intensity: Annotated[
         float | None, typer.Option(min=0.0, help="Of its grid, in grams of CO2e a kWh.")
     ] = None,
+    attached: Annotated[
+        bool, typer.Option("--attached", help="End when standard input does, too.")
+    ] = False,
 ) -> None:
     """Run a virtual cluster in real time, for `top` and `dashboard` to look at; Ctrl-C ends it."""
     from loadtest.fleets import read_fleet
@@ -51,6 +55,8 @@ def virtual(  # noqa: PLR0913 (one argument for each option)
     stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.set())
+    if attached:
+        threading.Thread(target=_until_input_ends, args=(stopped,), daemon=True).start()
     try:
         make_policy(policy)
         paced = PacedCluster(
@@ -73,6 +79,13 @@ def virtual(  # noqa: PLR0913 (one argument for each option)
     except (LoadtestError, ValueError) as error:
         Console(stderr=True).print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True)
         raise typer.Exit(_USAGE_ERROR) from error
+
+
+def _until_input_ends(stopped: threading.Event) -> None:
+    """Stop when whoever holds the other end of standard input is gone, however it went."""
+    while os.read(0, 1024):
+        pass
+    stopped.set()
 
 
 app = typer.Typer(pretty_exceptions_enable=False)

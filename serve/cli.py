@@ -302,7 +302,7 @@ def dashboard(  # noqa: PLR0913 (options of a command)
         serve_for(_address(address), host, port, ready)
         return
     options = ["--load", str(load), "--speed", str(speed)]
-    with virtual_cluster(fleet, options) as target:
+    with session.terminable(), virtual_cluster(fleet, options) as target:
         serve_for(target, host, port, ready)
 
 

@@ -32,10 +32,11 @@ def virtual_cluster(fleet: Path, options: Sequence[str] = ()) -> Iterator[str]:
         ClusterError: it does not come up.
 
     """
-    listen = ("--listen", "127.0.0.1:0")
-    command = [sys.executable, "-m", "serve.cli", "virtual", "--fleet", str(fleet), *listen]
+    # Attached to a pipe that breaks with this process, it ends with it, however that goes.
+    fixed = ("--listen", "127.0.0.1:0", "--attached")
+    command = [sys.executable, "-m", "serve.cli", "virtual", "--fleet", str(fleet), *fixed]
     with subprocess.Popen(  # noqa: S603 (our own command)
-        [*command, *options], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True
+        [*command, *options], stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True
     ) as process:
         try:
             # It says where it is, or it ends and has said why.

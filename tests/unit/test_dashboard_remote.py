@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import socket
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +46,30 @@ def test_a_virtual_cluster_ends_with_whoever_wanted_it() -> None:
         pytest.raises(JouleserveClientError),
     ):
         client.status()
+
+
+def lives(pid: str) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["TERM", "KILL"])
+def test_a_virtual_cluster_outlives_no_dashboard(number: signal.Signals) -> None:
+    command = [sys.executable, "-m", "serve.cli", "dashboard", "--fleet", str(FLEET)]
+    with subprocess.Popen(
+        [*command, "--port", "0"], cwd=FLEET.parents[2], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert "/dashboard" in process.stdout.readline()
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        process.send_signal(number)
+        process.wait(LIMIT_S)
+    (child,) = children
+    while lives(child):
+        time.sleep(0.05)
 
 
 def test_a_fleet_that_is_none_is_an_error(tmp_path: Path) -> None:
