@@ -2,7 +2,8 @@
 
 Takes one status of a virtual fleet with all its 200 replicas at work, changes every figure of
 every replica each second, and measures what a gateway computes for it and how fluid the page
-stays in Chromium: gaps between frames, and tasks of more than 50 ms, which a hand would notice.
+stays in Chromium: gaps between frames, tasks of more than 50 ms, which a hand would notice, and
+the CPU time of the page's thread, which depends less on what else the machine does.
 
     python benchmarks/bench_dashboard.py [--seconds 30] [--view map]
 """
@@ -17,6 +18,7 @@ import statistics
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import uvicorn
 from playwright.async_api import async_playwright
@@ -31,6 +33,9 @@ from serve.dashboard.remote import application
 from serve.dashboard.snapshot import DECISIONS, Snapshot, document
 from serve.dashboard.web import Dashboard
 
+if TYPE_CHECKING:
+    from playwright.async_api import CDPSession
+
 FLEET = Path(__file__).parents[1] / "examples/fleets/mixed200.yaml"
 CHROMIUM = "/usr/bin/chromium"
 ARGUMENTS = [
@@ -41,6 +46,9 @@ ARGUMENTS = [
 WARM_S = 14.0
 PAUSE_S = 5.0
 ROUNDS = 100
+
+# All tasks; of these scripts, and what follows from them.
+PARTS = ("TaskDuration", "ScriptDuration", "RecalcStyleDuration", "LayoutDuration")
 
 WATCH = """() => {
     window.seen = { gaps: [], long: [] };
@@ -134,7 +142,11 @@ async def page(source: Changing, seconds: float, view: str) -> None:
         await window.check(f'#fleet-view input[value="{view}"]', force=True)
         await asyncio.sleep(PAUSE_S)
         await window.evaluate(WATCH)
+        devtools = await window.context.new_cdp_session(window)
+        await devtools.send("Performance.enable", {"timeDomain": "threadTicks"})
+        before = await metrics(devtools)
         await asyncio.sleep(seconds)
+        after = await metrics(devtools)
         seen = await window.evaluate("window.seen")
         tiles = await window.locator(".replica, #fleet-table tbody tr").count()
         await browser.close()
@@ -148,6 +160,14 @@ async def page(source: Changing, seconds: float, view: str) -> None:
         f" longest {gaps_ms[-1]:.1f} ms; tasks over 50 ms: {len(seen['long'])}"
         + (f", longest {max(seen['long']):.0f} ms" if seen["long"] else "")
     )
+    spent = {name: 1e3 * (after[name] - before[name]) / seconds for name in PARTS}
+    parts = ", ".join(f"{name} {spent[name]:.1f} ms" for name in PARTS)
+    print(f"{view}: CPU time of the page's thread in a second: {parts}")
+
+
+async def metrics(devtools: CDPSession) -> dict[str, float]:
+    told = await devtools.send("Performance.getMetrics")
+    return {each["name"]: each["value"] for each in told["metrics"]}
 
 
 def at(values: list[float], share: float) -> float:

@@ -11,6 +11,7 @@ import { Decisions, EnergyPanel, PlanPanel, Promises, tone, Troubles } from "./p
 const KEY = "jouleserve-api-key";
 const THEME = "jouleserve-theme";
 const STALE_MS = 3000;
+const SLICE_MS = 6;
 
 const tiles = {
   promises: tile("tile-promises", { least: 0.5, most: 1 }),
@@ -28,6 +29,7 @@ let heardAt = 0;
 let line = { state: "connecting", reason: "" };
 let unreachable = ""; // What the server says that it cannot reach.
 let drawing = false;
+let late = false; // Something has come while the page was being drawn.
 
 function tile(id, scale) {
   const its = document.getElementById(id);
@@ -53,11 +55,26 @@ function heard(event, data) {
 }
 
 function draw() {
-  if (drawing || document.hidden) return;
-  drawing = true;
+  if (drawing) late = true;
+  else if (latest && !document.hidden) {
+    drawing = true;
+    late = false;
+    goOn(show(latest));
+  }
+}
+
+// A few milliseconds of each frame: hundreds of replicas in one go would be felt.
+function goOn(steps) {
   requestAnimationFrame(() => {
-    drawing = false;
-    if (latest) show(latest);
+    const end = performance.now() + SLICE_MS;
+    while (performance.now() < end) {
+      if (steps.next().done) {
+        drawing = false;
+        if (late) draw();
+        return;
+      }
+    }
+    goOn(steps);
   });
 }
 
@@ -70,7 +87,7 @@ function remember(overview, plan) {
 
 // ── what is shown ────────────────────────────────────────────────────────────
 
-function show(doc) {
+function* show(doc) {
   const { overview, plan } = doc;
   say(document.getElementById("gateway"), doc.gateway);
   say(document.getElementById("policy"), doc.policy);
@@ -86,14 +103,16 @@ function show(doc) {
     overview.bound_j_per_token === undefined ? "no bound without a plan"
       : `plan with nodes ${si(overview.predicted_j_per_token, "J")} · bound ${si(overview.bound_j_per_token, "J")}`);
   panels.troubles.show(doc.troubles);
-  panels.promises.show(doc);
-  panels.plan.show(plan);
-  panels.energy.show(doc);
-  panels.fleet.show(doc.replicas, variants(doc));
-  panels.decisions.show(doc);
   const wrong = doc.troubles.length;
   document.title = wrong ? `(${wrong}) Jouleserve` : "Jouleserve";
   tell();
+  for (const panel of [panels.promises, panels.energy, panels.decisions]) {
+    yield;
+    panel.show(doc);
+  }
+  yield;
+  panels.plan.show(plan);
+  yield* panels.fleet.show(doc.replicas, variants(doc));
 }
 
 function figure(name, text, under, its = "") {

@@ -88,15 +88,27 @@ export class Table {
   }
 
   show(items, key, tone = () => "") {
-    this.rows.show(items, key, (row, item) => {
-      mark(row, "data-tone", tone(item));
-      this.columns.forEach(([, kind, cell], index) => {
-        const value = cell(item);
-        if (kind === "bar") {
-          say(row.children[index], value[0]);
-          fill(row.children[index], value[1]);
-        } else say(row.children[index], value);
-      });
+    this.rows.show(items, key, (row, item) => this.tell(row, item, tone));
+  }
+
+  // The same, row by row.
+  * steps(items, key, tone = () => "") {
+    const rows = [];
+    this.rows.show(items, key, (row, item) => rows.push([row, item]));
+    for (const [row, item] of rows) {
+      yield;
+      this.tell(row, item, tone);
+    }
+  }
+
+  tell(row, item, tone) {
+    mark(row, "data-tone", tone(item));
+    this.columns.forEach(([, kind, cell], index) => {
+      const value = cell(item);
+      if (kind === "bar") {
+        say(row.children[index], value[0]);
+        fill(row.children[index], value[1]);
+      } else say(row.children[index], value);
     });
   }
 }

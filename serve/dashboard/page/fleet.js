@@ -34,17 +34,23 @@ export class Fleet {
     this.details = new Details();
     this.replicas = {};
     this.variants = [];
-    this.filter.addEventListener("input", () => this.show(this.replicas, this.variants));
+    this.filter.addEventListener("input", () => this.again());
     document.getElementById("fleet-view").addEventListener("change", (event) => {
       this.map.hidden = event.target.value !== "map";
       this.table.hidden = !this.map.hidden;
-      this.show(this.replicas, this.variants);
+      this.again();
     });
     this.map.addEventListener("click", (event) => this.open(event.target.closest("button")));
     this.map.addEventListener("keydown", (event) => this.move(event));
   }
 
-  show(replicas, variants) {
+  again() {
+    const steps = this.show(this.replicas, this.variants);
+    while (!steps.next().done);
+  }
+
+  // Show what there is, step by step, so that whoever calls may do other things in between.
+  * show(replicas, variants) {
     this.replicas = replicas;
     this.variants = variants;
     const all = Object.values(replicas);
@@ -55,10 +61,11 @@ export class Fleet {
       ? `${awake} awake of ${all.length} replicas on ${new Set(all.map((each) => each.node)).size} nodes`
         + (wanted ? `; ${shown.length} shown` : "")
       : "no replica is known to this gateway: they start, or all are asleep");
-    if (this.map.hidden) this.rows.show(shown, (each) => each.replica);
-    else this.draw(shown);
     this.name(all);
     this.details.show(replicas);
+    yield;
+    if (this.map.hidden) yield* this.rows.steps(shown, (each) => each.replica);
+    else yield* this.draw(shown);
   }
 
   name(all) {
@@ -80,7 +87,7 @@ export class Fleet {
     return String(Math.max(0, this.variants.indexOf(variant)) % HUES);
   }
 
-  draw(replicas) {
+  * draw(replicas) {
     const nodes = new Map();
     for (const each of replicas) {
       if (!nodes.has(each.node)) nodes.set(each.node, []);
@@ -91,13 +98,16 @@ export class Fleet {
     for (const [, its] of sorted) {
       its.sort((a, b) => order(a.devices[0] ?? "", b.devices[0] ?? "") || order(a.replica, b.replica));
     }
-    this.nodes.show(sorted, ([node]) => node, (card, [node, its]) => {
+    const cards = [];
+    this.nodes.show(sorted, ([node]) => node, (card, [node, its]) => cards.push([card, node, its]));
+    for (const [card, node, its] of cards) {
+      yield;
       const watts = its.reduce((sum, each) => sum + each.power_w, 0);
       const kinds = [...new Set(its.map((each) => each.accelerator))].join(", ");
       say(card.parts.title, node || "node unknown");
       say(card.parts.under, `${kinds} · ${si(watts, "W")}`);
       card.parts.tiles.show(its, (each) => each.replica, (tile, each) => this.tile(tile, each));
-    });
+    }
     if (!this.map.querySelector('[tabindex="0"]')) {
       this.map.querySelector("button")?.setAttribute("tabindex", "0");
     }
