@@ -43,9 +43,9 @@ SLACK = 8.0
 IDLE_LIMIT_S = 30.0
 # How full the KV cache may be: beyond, sequences are put off and the batch is not what it seems.
 MOST_KV_USAGE = 0.97
-# A prompt's time is told to about the length of a look at the cluster; so many are asked for
-# at least, of each length, where they last as long.
-_PROMPT_SHARE = 0.25
+# Of a point's time, what prompts of one length take; at least so long where a counter has to be
+# read twice meanwhile.
+PROMPT_SHARE, LEAST_METERED_S = 0.25, 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +238,8 @@ class Experiment:
         computed: list[float] = []
         async with self._watch(1) as watch:
             began_s = asyncio.get_running_loop().time()
-            least_s = _PROMPT_SHARE * self._settings.seconds
+            least_s = PROMPT_SHARE * self._settings.seconds
+            least_s = max(least_s, LEAST_METERED_S) if self._metered else least_s
             while len(first_s) < LEAST_PROMPTS or (
                 asyncio.get_running_loop().time() - began_s < least_s
                 and len(first_s) < MOST_PROMPTS
