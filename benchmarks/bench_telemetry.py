@@ -1,10 +1,10 @@
 """CPU time of a gateway for each request, with export of traces and metrics against without.
 
-Starts two clusters of echo engines side by side, one that exports and one that does not, and
-gives them the same load in turn. What counts is the time that the kernel has charged to the
-gateways' processes, exporting threads included: it is not disturbed by who waits for whom. The
-median of the ratios of neighbouring blocks is printed, and those of clusters that export
-only traces or only metrics where asked for.
+Starts clusters of echo engines side by side, one that exports and two that do not, and gives
+them the same load in turn. What counts is the time that the kernel has charged to the gateways'
+processes, exporting threads included: it is not disturbed by who waits for whom. The medians of
+the ratios of neighbouring blocks are printed; what the second without export differs by is
+chance. Clusters that export only traces or only metrics join where asked for.
 
     python -m benchmarks.bench_telemetry [--rounds 10] [--requests 200] [--tokens 64]
 """
@@ -45,11 +45,11 @@ planner: {autoscaler: queue_based}
 """
 PROMPT = list(range(1000, 1064))
 TICK_S = 1.0 / os.sysconf("SC_CLK_TCK")
-OFF = "off"
+OFF, CONTROL = "off", "off again"
 
 
 def environment(name: str, url: str) -> dict[str, str]:
-    if name == OFF:
+    if name in {OFF, CONTROL}:
         return {"OTEL_TRACES_EXPORTER": "none", "OTEL_METRICS_EXPORTER": "none"}
     signals = ("traces", "metrics") if name == "on" else (name,)
     exporters = {
@@ -101,12 +101,13 @@ async def compare(ways: Sequence[Way], options: argparse.Namespace) -> None:
             cost_s = await way.block(*load)
             if number:  # The first round warms up.
                 way.costs_s.append(cost_s)
+                print(f"round {number} {way.name:9} {cost_s * 1e6:7.0f} us a request", flush=True)
     off = next(way for way in ways if way.name == OFF)
     for way in ways:
         ratios = [cost / base for cost, base in zip(way.costs_s, off.costs_s, strict=True)]
         quartiles = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
         print(
-            f"{way.name:8} {statistics.median(way.costs_s) * 1e6:7.0f} us a request, "
+            f"{way.name:9} {statistics.median(way.costs_s) * 1e6:7.0f} us a request, "
             f"ratio {statistics.median(ratios):.3f} ({quartiles[0]:.3f} to {quartiles[2]:.3f})",
             flush=True,
         )
@@ -133,11 +134,13 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=64, help="of a completion")
     parser.add_argument("--each", action="store_true", help="weigh traces and metrics alone, too")
     options = parser.parse_args()
-    names = [OFF, "on", *(("traces", "metrics") if options.each else ())]
+    names = [OFF, CONTROL, "on", *(("traces", "metrics") if options.each else ())]
     with ExitStack() as stack:
         collector = stack.enter_context(OtlpCollector())
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        started = [_cluster(directory / name, name, collector.url) for name in names]
+        started = [
+            _cluster(directory / name.replace(" ", "-"), name, collector.url) for name in names
+        ]
         with ThreadPoolExecutor(len(names)) as pool:
             clusters = dict(zip(names, pool.map(stack.enter_context, started), strict=True))
         asyncio.run(measure(clusters, options))

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 # Candidates of a decision that a trace shows; a fleet may have hundreds.
-MOST_TRACED = 8
+MOST_TRACED = 5
 
 
 class Placer:
