@@ -41,6 +41,7 @@ PROBE_LIMIT_S = 600.0
 SLACK = 8.0
 # After a load, until the replica is idle again.
 IDLE_LIMIT_S = 30.0
+_MS = 1e3
 # How full the KV cache may be: beyond, sequences are put off and the batch is not what it seems.
 MOST_KV_USAGE = 0.97
 # Of a point's time, what prompts of one length take; at least so long where a counter has to be
@@ -165,7 +166,10 @@ class Experiment:
         if not windows:
             self._remarks.append(f"{what} never decoded together: it does not fit the replica")
             return None
-        return self._point(batch, windows, watch, what)
+        point = self._point(batch, windows, watch, what)
+        if point is not None:
+            self._tell(f"  {point.step_s * _MS:.3f} ms, mean of {point.steps:.0f} steps")
+        return point
 
     async def _windows(self, batch: int, prompt_tokens: int, watch: Watch) -> list[Window]:
         """Send waves until they have decoded together for as long as is asked."""
@@ -256,6 +260,7 @@ class Experiment:
             self._remarks.append(
                 f"prompts of {tokens} tokens: too short for the energy counter; raise --seconds"
             )
+        self._tell(f"  {median(first_s) * _MS:.2f} ms, median of {len(first_s)}")
         prompt_j = None if power is None else power * (ended_s - began_s) / len(first_s)
         return PromptPoint(fmean(computed), median(first_s), prompt_j, len(first_s))
 
