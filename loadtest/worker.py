@@ -104,7 +104,7 @@ def main() -> None:
     """Run a worker; Ctrl-C is for whoever started it, who then tells."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with suppress(OSError):  # Where it may: what else runs here must not make it late.
-        os.nice(-5)
+        os.nice(-10)
     connection = Connection(int(sys.argv[1]))
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):
         order = connection.recv()
