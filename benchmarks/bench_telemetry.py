@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import statistics
 import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -44,7 +44,7 @@ models:
 planner: {autoscaler: queue_based}
 """
 PROMPT = list(range(1000, 1064))
-TICK_S = 1.0 / os.sysconf("SC_CLK_TCK")
+IDLE_S = 10.0
 OFF, CONTROL = "off", "off again"
 
 
@@ -60,12 +60,9 @@ def environment(name: str, url: str) -> dict[str, str]:
 
 
 def cpu_s(pids: Sequence[int]) -> float:
-    """User and system time of processes, all their threads."""
-    total = 0
-    for pid in pids:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        total += int(fields[11]) + int(fields[12])
-    return total * TICK_S
+    """Time that processes have run, all their threads; the scheduler counts it in nanoseconds."""
+    tasks = (task for pid in pids for task in Path(f"/proc/{pid}/task").iterdir())
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
 
 
 class Way:
@@ -74,14 +71,21 @@ class Way:
     def __init__(self, name: str, cluster: LiveCluster, pids: list[int]) -> None:
         self.name = name
         self.costs_s: list[float] = []
+        self.idle = 0.0
         self._cluster = cluster
         self._pids = pids
 
+    async def rest(self) -> None:
+        """Learn what its gateways use of a core when nothing comes."""
+        before_s, began_s = cpu_s(self._pids), time.monotonic()
+        await asyncio.sleep(IDLE_S)
+        self.idle = (cpu_s(self._pids) - before_s) / (time.monotonic() - began_s)
+
     async def block(self, requests: int, streams: int, tokens: int) -> float:
-        """Give CPU seconds for each request."""
+        """Give CPU seconds for each request, less what would have been used without any."""
         left = iter(range(requests))
         async with AsyncClient(self._cluster.address, connections=2) as client:
-            before_s = cpu_s(self._pids)
+            before_s, began_s = cpu_s(self._pids), time.monotonic()
 
             async def one_after_another() -> None:
                 for _ in left:
@@ -91,24 +95,33 @@ class Way:
                     assert len(reply.token_ids) == tokens
 
             await asyncio.gather(*(one_after_another() for _ in range(streams)))
-            return (cpu_s(self._pids) - before_s) / requests
+            idle_s = self.idle * (time.monotonic() - began_s)
+            return (cpu_s(self._pids) - before_s - idle_s) / requests
 
 
 async def compare(ways: Sequence[Way], options: argparse.Namespace) -> None:
     load = (options.requests, options.streams, options.tokens)
+    await asyncio.gather(*(way.rest() for way in ways))
     for number in range(options.rounds + 1):
         for way in ways if number % 2 else reversed(ways):
             cost_s = await way.block(*load)
             if number:  # The first round warms up.
                 way.costs_s.append(cost_s)
-                print(f"round {number} {way.name:9} {cost_s * 1e6:7.0f} us a request", flush=True)
+        if number and not number % 5:
+            _tell(ways)
+
+
+def _tell(ways: Sequence[Way]) -> None:
     off = next(way for way in ways if way.name == OFF)
+    print(f"after {len(off.costs_s)} rounds:")
     for way in ways:
         ratios = [cost / base for cost, base in zip(way.costs_s, off.costs_s, strict=True)]
         quartiles = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
+        ratio = f"{statistics.median(ratios):.3f} ({quartiles[0]:.3f} to {quartiles[2]:.3f})"
+        cost_us = statistics.median(way.costs_s) * 1e6
         print(
-            f"{way.name:9} {statistics.median(way.costs_s) * 1e6:7.0f} us a request, "
-            f"ratio {statistics.median(ratios):.3f} ({quartiles[0]:.3f} to {quartiles[2]:.3f})",
+            f"{way.name:9} {cost_us:7.0f} us a request beside {way.idle:.1%} of a core,"
+            f" ratio {ratio}",
             flush=True,
         )
 
@@ -128,8 +141,8 @@ def _cluster(place: Path, name: str, url: str) -> AbstractContextManager[LiveClu
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--requests", type=int, default=200, help="of a block")
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--requests", type=int, default=50, help="of a block")
     parser.add_argument("--streams", type=int, default=16, help="at a time")
     parser.add_argument("--tokens", type=int, default=64, help="of a completion")
     parser.add_argument("--each", action="store_true", help="weigh traces and metrics alone, too")
