@@ -81,7 +81,10 @@ def calibrate(  # noqa: PLR0913 (options of a command)
     machine: Annotated[
         str, typer.Option(help="That the replica runs on, if it is another one than this.")
     ] = "",
-    seed: Annotated[int, typer.Option(help="Of the prompts.")] = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Of the prompts; the same ones again are in the prefix cache."),
+    ] = None,
 ) -> None:
     """Measure step time and energy of a live variant, and fit the profile that decides by it."""
     from serve import cluster_record

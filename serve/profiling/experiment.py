@@ -211,7 +211,8 @@ class Experiment:
         if max((glimpse.kv_cache_usage for glimpse in inside), default=0.0) > MOST_KV_USAGE:
             self._remarks.append(f"{what} fills the KV cache: sequences are put off")
             return None
-        own_s = fmean([glimpse.step_time_s for glimpse in inside]) if inside else 0.0
+        # Its own mean still has prompts in it when a window begins.
+        own_s = median([glimpse.step_time_s for glimpse in inside]) if inside else 0.0
         return DecodePoint(
             batch, context, step_s, self._energy(windows, watch, step_s, what), steps, own_s
         )

@@ -7,11 +7,13 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import grpc
 import pytest
 import yaml
 from typer.testing import CliRunner
 
 from protos.jouleserve import checksum
+from protos.jouleserve.client import JouleserveClientError
 from protos.jouleserve.v1 import cluster_pb2
 from protos.jouleserve.v1 import inference_pb2 as pb
 from serve import config_file
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    import grpc
 
 STEP_S, PREFILL_S = 0.004, 2e-5
 POWER_W = 200.0
@@ -39,6 +40,7 @@ class Replicas(Servicer):
         self._variants = variants
         self._running = 0
         self._turn = threading.Lock()
+        self.broken = False
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
@@ -54,6 +56,8 @@ class Replicas(Servicer):
         self, request: pb.GenerateRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.GenerateResponse]:
         self.requests.append(request)
+        if self.broken:
+            context.abort(grpc.StatusCode.INTERNAL, "broken")
         count, prompt = request.sampling.max_tokens, len(request.prompt_token_ids.ids)
         with self._counted():
             time.sleep(STEP_S + PREFILL_S * prompt)
@@ -134,6 +138,17 @@ def test_a_profile_is_measured_and_a_configuration_takes_it(tmp_path: Path) -> N
     assert entry.profile == profile
     checked = CliRunner().invoke(whole_app(), ["config", "check", str(plain)])
     assert checked.exit_code == 0
+
+
+def test_no_run_sends_the_prompts_of_another() -> None:
+    beginnings = []
+    for _ in range(2):
+        servicer = Replicas("a")
+        servicer.broken = True
+        with serving(servicer) as address, pytest.raises(JouleserveClientError):
+            calibrate(address, *OPTIONS)
+        beginnings += [tuple(each.prompt_token_ids.ids[:32]) for each in servicer.requests]
+    assert len(set(beginnings)) == len(beginnings) > 1
 
 
 @pytest.mark.parametrize(
