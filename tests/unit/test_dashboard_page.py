@@ -237,7 +237,7 @@ async def test_two_hundred_replicas_are_shown_and_can_be_filtered(
     fleet.replicas = LARGE
     page = await opened(browser, server.url)
     await shows(page, "#fleet-count", f"{LARGE} awake of {LARGE} replicas on 25 nodes")
-    assert await page.locator(".replica").count() == LARGE
+    await page.wait_for_function(f"document.querySelectorAll('.replica').length === {LARGE}")
     first = await page.inner_text('[data-replica="r0"] .watts')
     await page.wait_for_function(
         "(first) => document.querySelector('[data-replica=\"r0\"] .watts').textContent !== first",

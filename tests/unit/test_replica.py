@@ -256,6 +256,7 @@ async def test_a_report_says_how_energy_is_known() -> None:
         Ledger(STEPS, 10.0, "model", "gpu", meter),
         lambda: now_s[0],
     )
+    books.ledger.admit("a", 10)
     books.observe(EngineStep(0.5, 10, 1, 1, 1, 0, 0.0))
     now_s[0] = 1.0
     meter.sample(1.0)
@@ -263,6 +264,7 @@ async def test_a_report_says_how_energy_is_known() -> None:
     assert (report.energy_method, report.energy_boundary) == ("nvml", "gpu")
     assert (report.devices, report.meter_trouble) == (("recorded",), "")
     assert (report.energy_j, report.residual_j) == (50.0, 0.0)
+    assert 0 < report.idle_j < 50.0
     assert report.totals.busy_j == pytest.approx(50.0 - report.idle_j)
     meter.sample(2.0)
     assert "recorded" in books.report().meter_trouble
