@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING
 import uvicorn
 from playwright.async_api import async_playwright
 
-from loadtest.fleets import read_fleet
-from loadtest.paced_cluster import PacedCluster
-from loadtest.virtual_status import VirtualStatus
+from loadtest.virtual.fleets import read_fleet
+from loadtest.virtual.paced_cluster import PacedCluster
+from loadtest.virtual.status import VirtualStatus
 from protos.jouleserve import plans, replies
 from serve.dashboard.broadcast import Broadcast
 from serve.dashboard.merge_patch import difference

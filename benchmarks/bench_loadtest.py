@@ -15,13 +15,13 @@ import argparse
 
 import numpy as np
 
-from loadtest.crew import Crew
-from loadtest.crew_words import Order
-from loadtest.ledger import merged
+from loadtest.live.crew import Crew
+from loadtest.live.crew_words import Order
+from loadtest.live.ledger import merged
+from loadtest.live.sender import Limits, Share
+from loadtest.live.targets import Protocol, target_of
 from loadtest.run import Ending
 from loadtest.scenario import Scenario
-from loadtest.sender import Limits, Share
-from loadtest.targets import Protocol, target_of
 from tests.known_server import MODEL, KnownServer, Script, known_server
 
 TTFT_S = 0.05

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from loadtest import arrivals
-from loadtest.autoscalers import EverythingAwake
-from loadtest.fleets import read_fleet
 from loadtest.lengths import LogNormalLengths
-from loadtest.virtual_cluster import VirtualCluster
+from loadtest.virtual.autoscalers import EverythingAwake
+from loadtest.virtual.cluster import VirtualCluster
+from loadtest.virtual.fleets import read_fleet
 from loadtest.workloads import synthesize
 
 FLEET = Path(__file__).parents[1] / "examples" / "fleets" / "1024xh100.yaml"

@@ -8,18 +8,18 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from loadtest.live import run_live
+from loadtest.live.run import run_live
 from loadtest.scenario_file import adjusted
-from loadtest.virtual_scenario import run_virtual
+from loadtest.virtual.scenario import run_virtual
 
 if TYPE_CHECKING:
     from loadtest.capacity_search import RunMaker
-    from loadtest.descriptions import ClusterDescription
-    from loadtest.live import LiveOptions
+    from loadtest.live.run import LiveOptions
+    from loadtest.live.targets import TargetSettings
     from loadtest.run import Run
     from loadtest.scenario import Scenario
-    from loadtest.targets import TargetSettings
-    from loadtest.virtual_scenario import VirtualOptions
+    from loadtest.virtual.descriptions import ClusterDescription
+    from loadtest.virtual.scenario import VirtualOptions
 
 
 def virtual_trials(

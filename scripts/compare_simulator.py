@@ -35,15 +35,15 @@ import numpy as np
 from scipy.optimize import least_squares, minimize
 
 from loadtest.arrivals import poisson
-from loadtest.autoscalers import EverythingAwake
-from loadtest.descriptions import ClusterDescription, GatewaySettings, ServiceClass
-from loadtest.events import EventQueue
 from loadtest.lengths import LogNormalLengths
-from loadtest.outcomes import Status
-from loadtest.sequences import Sequence
-from loadtest.simulated_replica import EngineSettings, SimulatedReplica
 from loadtest.traces import TraceRequest
-from loadtest.virtual_cluster import VirtualCluster
+from loadtest.virtual.autoscalers import EverythingAwake
+from loadtest.virtual.cluster import VirtualCluster
+from loadtest.virtual.descriptions import ClusterDescription, GatewaySettings, ServiceClass
+from loadtest.virtual.events import EventQueue
+from loadtest.virtual.outcomes import Status
+from loadtest.virtual.sequences import Sequence
+from loadtest.virtual.simulated_replica import EngineSettings, SimulatedReplica
 from loadtest.workloads import Workload
 from protos.jouleserve.client import AsyncClient
 from protos.jouleserve.errors import JouleserveClientError

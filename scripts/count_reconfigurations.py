@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from loadtest.comparisons import Experiment, with_rate, workload_of
-from loadtest.fleets import read_fleet
-from loadtest.planned_autoscaler import Planned
-from loadtest.results import measure
-from loadtest.virtual_cluster import VirtualCluster
+from loadtest.virtual.cluster import VirtualCluster
+from loadtest.virtual.comparisons import Experiment, with_rate, workload_of
+from loadtest.virtual.fleets import read_fleet
+from loadtest.virtual.planned_autoscaler import Planned
+from loadtest.virtual.results import measure
 
 if TYPE_CHECKING:
-    from loadtest.descriptions import ClusterDescription
+    from loadtest.virtual.descriptions import ClusterDescription
     from loadtest.workloads import Workload
     from scheduler.plans import Demand
 

@@ -26,7 +26,7 @@ import httptools
 import uvloop
 from grpc import aio
 
-from loadtest.precise_timer import PreciseTimer
+from loadtest.live.precise_timer import PreciseTimer
 from protos.jouleserve.v1 import cluster_pb2
 from protos.jouleserve.v1 import inference_pb2 as pb
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from loadtest.live import LiveOptions, run_live
+from loadtest.live.run import LiveOptions, run_live
+from loadtest.live.targets import target_of
 from loadtest.run import Ending
 from loadtest.scenario import Scenario
-from loadtest.targets import target_of
 
 if TYPE_CHECKING:
     from tests.cluster.live_cluster import LiveCluster

@@ -14,17 +14,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loadtest.autoscalers import EverythingAwake
-from loadtest.descriptions import ClusterDescription, GatewaySettings, ServiceClass
-from loadtest.events import EventQueue
-from loadtest.kv_cache import KvCache, KvHolding
-from loadtest.records import Loss
-from loadtest.replica_pool import Target
-from loadtest.sequences import Sequence
-from loadtest.simulated_replica import EngineSettings, SimulatedReplica
-from loadtest.step_runs import StepRun, decode_run
 from loadtest.traces import TraceRequest
-from loadtest.virtual_cluster import VirtualCluster
+from loadtest.virtual.autoscalers import EverythingAwake
+from loadtest.virtual.cluster import VirtualCluster
+from loadtest.virtual.descriptions import ClusterDescription, GatewaySettings, ServiceClass
+from loadtest.virtual.events import EventQueue
+from loadtest.virtual.kv_cache import KvCache, KvHolding
+from loadtest.virtual.records import Loss
+from loadtest.virtual.replica_pool import Target
+from loadtest.virtual.sequences import Sequence
+from loadtest.virtual.simulated_replica import EngineSettings, SimulatedReplica
+from loadtest.virtual.step_runs import StepRun, decode_run
 from loadtest.workloads import Workload
 from scheduler.fleet import Variant
 from scheduler.plans import NodeGroup, NodeGroupName, Placement, Slot
@@ -32,8 +32,8 @@ from scheduler.requests import ModelName, Objective, ReplicaId, VariantName
 from scheduler.steps import AffineSteps
 
 if TYPE_CHECKING:
-    from loadtest.autoscalers import Observation
-    from loadtest.outcomes import OutcomeTable
+    from loadtest.virtual.autoscalers import Observation
+    from loadtest.virtual.outcomes import OutcomeTable
 
 MODEL = ModelName("m")
 BF16 = AffineSteps(6.69e-3, 90e-6, 3.04, 0.071, 30e-6, 0.021, 20e-9, 3e-6, 600)

@@ -17,12 +17,12 @@ from typer.testing import CliRunner
 
 from loadtest import arrivals
 from loadtest.capacity_search import CapacitySearch, SearchSettings
-from loadtest.descriptions import fluid_rate
+from loadtest.commands.loadtest import app
 from loadtest.errors import LoadtestError
-from loadtest.fleets import read_fleet
-from loadtest.loadtest_cli import app
 from loadtest.reports import forms
 from loadtest.run import RunClass
+from loadtest.virtual.descriptions import fluid_rate
+from loadtest.virtual.fleets import read_fleet
 from tests.run_fakes import DURATION_S, one_at_a_time, plain_requests, plain_run
 
 if TYPE_CHECKING:

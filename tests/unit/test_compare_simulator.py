@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from loadtest.simulated_replica import EngineSettings
+from loadtest.virtual.simulated_replica import EngineSettings
 from scheduler.fleet import Variant
 from scheduler.requests import ModelName, Objective, VariantName
 from scheduler.steps import AffineSteps

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 from typer.testing import CliRunner
 
-from loadtest.loadtest_cli import app
-from loadtest.targets import target_of
+from loadtest.commands.loadtest import app
+from loadtest.live.targets import target_of
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,11 +16,11 @@ import pytest
 from hdrh.histogram import HdrHistogram
 
 from loadtest.errors import LoadtestError
-from loadtest.live import LiveOptions, run_live
+from loadtest.live.run import LiveOptions, run_live
+from loadtest.live.targets import target_of
 from loadtest.run import Ending
 from loadtest.run_file import load_run
 from loadtest.scenario import Scenario
-from loadtest.targets import target_of
 from protos.jouleserve.client import Client
 from tests.known_server import Script, known_server
 
@@ -225,7 +225,7 @@ def test_a_model_or_class_that_is_not_served_is_refused_with_those_that_are(
 
 
 def test_ctrl_c_keeps_what_there_is(server: KnownServer, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "loadtest.loadtest_cli", "run", "mixed-tenants"]
+    command = [sys.executable, "-m", "loadtest.commands.loadtest", "run", "mixed-tenants"]
     options = ["--target", server.grpc_address, "--rate", "40", "--out", str(tmp_path / "kept")]
     process = subprocess.Popen(
         [*command, *options, "--duration", "600", "--workers", "2"],

@@ -10,18 +10,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loadtest import token_pools
-from loadtest.grpc_bodies import GrpcBodies
-from loadtest.openai_bodies import OpenaiBodies
+from loadtest.live import token_pools
+from loadtest.live.grpc_bodies import GrpcBodies
+from loadtest.live.openai_bodies import OpenaiBodies
+from loadtest.live.targets import target_of
 from loadtest.scenario import Scenario
 from loadtest.schedule import Schedule
-from loadtest.targets import target_of
 from protos.jouleserve.v1 import inference_pb2 as pb
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from loadtest.targets import Dialect, Form, TargetSettings
+    from loadtest.live.targets import Dialect, Form, TargetSettings
 
 IDS, WORDS = token_pools.varints(0), token_pools.words(0)
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loadtest.clerk import Clerk
-from loadtest.exchanges import Failure, Reply, Served
-from loadtest.ledger import MOST_ERRORS, OTHER_ERRORS, Ledger, merged
+from loadtest.live.clerk import Clerk
+from loadtest.live.exchanges import Failure, Reply, Served
+from loadtest.live.ledger import MOST_ERRORS, OTHER_ERRORS, Ledger, merged
 from loadtest.run import Ending
 from loadtest.scenario import Scenario
 from loadtest.schedule import Session, Turn

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from loadtest.exchanges import Failure, Served
-from loadtest.ledger import Ledger, merged
+from loadtest.live.exchanges import Failure, Served
+from loadtest.live.ledger import Ledger, merged
+from loadtest.live.sender import FULL, Limits, Sender, Share
 from loadtest.run import Ending, Requests
 from loadtest.scenario import Scenario
 from loadtest.schedule import Schedule
-from loadtest.sender import FULL, Limits, Sender, Share
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from loadtest.exchanges import Reply
+    from loadtest.live.exchanges import Reply
     from loadtest.schedule import Session
 
 WHOLE = Share(0, 1)

@@ -256,7 +256,7 @@ async def test_a_report_says_how_energy_is_known() -> None:
         Ledger(STEPS, 10.0, "model", "gpu", meter),
         lambda: now_s[0],
     )
-    books.ledger.admit("a", 10)
+    books.ledger.admit("a", 10, 0.0)
     books.observe(EngineStep(0.5, 10, 1, 1, 1, 0, 0.0))
     now_s[0] = 1.0
     meter.sample(1.0)

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from rich.console import Console
 from typer.testing import CliRunner
 
-from loadtest.loadtest_cli import app
+from loadtest.commands.loadtest import app
 from loadtest.reports import charts, figures, folder
 from loadtest.reports.charts import Chart, Series
 from loadtest.reports.differences import compare_runs

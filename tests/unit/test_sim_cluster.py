@@ -7,22 +7,22 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from loadtest.autoscalers import (
+from loadtest.commands.simulate import app
+from loadtest.lengths import LogNormalLengths
+from loadtest.virtual.autoscalers import (
     EverythingAwake,
     Observation,
     QueueBased,
     QueueSettings,
 )
-from loadtest.capacities import highest_rate
-from loadtest.cli import app
-from loadtest.comparisons import Experiment, cases_of, compare, workload_of
-from loadtest.descriptions import fluid_rate
-from loadtest.fleets import read_fleet
-from loadtest.lengths import LogNormalLengths
-from loadtest.planned_autoscaler import Planned
-from loadtest.records import Loss
-from loadtest.results import bound_of, measure
-from loadtest.virtual_cluster import VirtualCluster
+from loadtest.virtual.capacities import highest_rate
+from loadtest.virtual.cluster import VirtualCluster
+from loadtest.virtual.comparisons import Experiment, cases_of, compare, workload_of
+from loadtest.virtual.descriptions import fluid_rate
+from loadtest.virtual.fleets import read_fleet
+from loadtest.virtual.planned_autoscaler import Planned
+from loadtest.virtual.records import Loss
+from loadtest.virtual.results import bound_of, measure
 from scheduler.plans import Census, Demand, Slot
 
 FLEETS = Path(__file__).parents[2] / "examples" / "fleets"

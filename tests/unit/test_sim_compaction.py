@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from loadtest.compaction import moves_from
-from loadtest.simulated_nodes import NodeState, SimulatedNode
+from loadtest.virtual.compaction import moves_from
+from loadtest.virtual.simulated_nodes import NodeState, SimulatedNode
 from scheduler.requests import ReplicaId
 from tests.plan_fakes import group
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from loadtest.autoscalers import EverythingAwake, QueueBased, QueueSettings, StaticPeak
-from loadtest.descriptions import fluid_rate
 from loadtest.errors import DescriptionError
-from loadtest.fleets import read_fleet
+from loadtest.virtual.autoscalers import EverythingAwake, QueueBased, QueueSettings, StaticPeak
+from loadtest.virtual.descriptions import fluid_rate
+from loadtest.virtual.fleets import read_fleet
 from scheduler.plans import Demand, Slot
 from scheduler.steps import AffineSteps
 

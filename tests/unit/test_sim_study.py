@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from loadtest import study
-from loadtest.cli import app
-from loadtest.comparisons import Case, Experiment, check_autoscaler, compare
+from loadtest.commands.simulate import app
 from loadtest.errors import LoadtestError
-from loadtest.fleets import read_fleet
-from loadtest.study import PARTS, parts_named
-from loadtest.tables import half_interval
+from loadtest.virtual import study
+from loadtest.virtual.comparisons import Case, Experiment, check_autoscaler, compare
+from loadtest.virtual.fleets import read_fleet
+from loadtest.virtual.study import PARTS, parts_named
+from loadtest.virtual.tables import half_interval
 from scheduler.policies import make_policy
 
 FLEETS = Path(__file__).parents[2] / "examples" / "fleets"
@@ -56,7 +56,7 @@ def test_one_command_answers_a_part(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     )
     absent = replace(small, name="absent", trace="nowhere.csv")
     monkeypatch.setattr(study, "PARTS", (small, absent))
-    monkeypatch.setattr("loadtest.comparisons.highest_rate", lambda *_: 80.0)
+    monkeypatch.setattr("loadtest.virtual.comparisons.highest_rate", lambda *_: 80.0)
     arguments = ["study", "--fleets", str(FLEETS), "--traces", str(tmp_path), "--seeds", "2"]
     outcome = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path)])
     assert outcome.exit_code == 0, outcome.output

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING
 import pytest
 from rich.console import Console
 
-from loadtest.fleets import read_fleet
-from loadtest.paced_cluster import PacedCluster
-from loadtest.virtual_service import served
+from loadtest.virtual.fleets import read_fleet
+from loadtest.virtual.paced_cluster import PacedCluster
+from loadtest.virtual.service import served
 from protos.jouleserve.client import Client
 from protos.jouleserve.replies import CarbonIntensity, Trouble
 from serve.top import View, Watch, screen

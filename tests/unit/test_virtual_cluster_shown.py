@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from loadtest.errors import LoadtestError
-from loadtest.fleets import read_fleet
-from loadtest.paced_cluster import PacedCluster
-from loadtest.virtual_service import served
-from loadtest.virtual_status import VirtualStatus
+from loadtest.virtual.fleets import read_fleet
+from loadtest.virtual.paced_cluster import PacedCluster
+from loadtest.virtual.service import served
+from loadtest.virtual.status import VirtualStatus
 from protos.jouleserve import replies
 from protos.jouleserve.client import Client, ClusterStatus, JouleserveClientError
 from protos.jouleserve.v1.cluster_pb2 import CarbonIntensity

@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from loadtest.cli import app as cli
-from loadtest.comparisons import Case, Experiment, compare
+from loadtest.commands.loadtest import app
+from loadtest.commands.simulate import app as cli
 from loadtest.errors import LoadtestError
-from loadtest.fleets import read_fleet
-from loadtest.loadtest_cli import app
 from loadtest.reports.differences import compare_runs
 from loadtest.reports.measures import report_of
 from loadtest.run import Ending
 from loadtest.run_file import load_run
 from loadtest.scenario import Scenario
-from loadtest.virtual_scenario import VirtualOptions, run_virtual
+from loadtest.virtual.comparisons import Case, Experiment, compare
+from loadtest.virtual.fleets import read_fleet
+from loadtest.virtual.scenario import VirtualOptions, run_virtual
 
 FLEETS = Path(__file__).parents[2] / "examples" / "fleets"
 OPTIONS = VirtualOptions(policy="least_loaded")

@@ -1,0 +1,1 @@
+"""Load on a live server: who sends what when, in which processes, and what came of it."""

@@ -1,0 +1,1 @@
+"""A cluster that exists as arithmetic, under the live scheduler and planner."""
