@@ -26,7 +26,7 @@ from playwright.async_api import async_playwright
 from loadtest.virtual.fleets import read_fleet
 from loadtest.virtual.paced_cluster import PacedCluster
 from loadtest.virtual.status import VirtualStatus
-from protos.jouleserve import plans, replies
+from protos.jouleserve import plans, served, statuses
 from serve.dashboard.broadcast import Broadcast
 from serve.dashboard.merge_patch import difference
 from serve.dashboard.remote import application
@@ -74,14 +74,14 @@ class Changing:
         answers = VirtualStatus(cluster)
         self.message = answers.status(DECISIONS)
         self._plan = plans.plan(answers.plan())
-        self._models = replies.models(answers.models())
+        self._models = served.models(answers.models())
         self._rng = random.Random(0)
 
     async def take(self) -> Snapshot:
         return self.taken()
 
     def taken(self) -> Snapshot:
-        status = replies.status(self.message)
+        status = statuses.status(self.message)
         changed = tuple(
             replace(
                 each,
@@ -109,7 +109,7 @@ def gateway(source: Changing) -> None:
     for _ in range(ROUNDS):
         snapshot = source.taken()
         began_s = time.perf_counter()
-        replies.status(source.message)
+        statuses.status(source.message)
         written = document(snapshot)
         patch = json.dumps(difference(whole, written), separators=(",", ":"), ensure_ascii=False)
         took_ms.append(1e3 * (time.perf_counter() - began_s))

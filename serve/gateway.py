@@ -25,7 +25,7 @@ from grpc_health.v1 import health_pb2
 from cluster import telemetry
 from cluster.telemetry_attributes import GATEWAY
 from cluster.telemetry_metrics import LEASES, observe
-from protos.jouleserve import plans, replies
+from protos.jouleserve import plans, served, statuses
 from protos.jouleserve.v1 import cluster_pb2, inference_pb2
 from scheduler.policies import make_policy
 from scheduler.requests import VariantName
@@ -271,9 +271,9 @@ class Gateway:
         plan = None if self._plan is None else plan_status.response(self._plan.latest)
         return Snapshot(
             taken_at_s=time.monotonic(),
-            status=replies.status(self._status(DECISIONS)),
+            status=statuses.status(self._status(DECISIONS)),
             plan=None if plan is None else plans.plan(plan),
-            models=replies.models(models),
+            models=served.models(models),
         )
 
     async def GetPlan(

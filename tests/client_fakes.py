@@ -22,7 +22,7 @@ from protos.jouleserve.v1 import inference_pb2 as pb
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from protos.jouleserve import client, replies
+    from protos.jouleserve import client, replies, served, statuses
 
 
 def tokens(*ids: int, variant: str = "", last: bool = False) -> pb.GenerateResponse:
@@ -140,10 +140,10 @@ class Blocking:
     async def complete(self, *args: Any, **options: Any) -> replies.Completion:
         return await asyncio.to_thread(self.client.complete, *args, **options)
 
-    async def models(self) -> tuple[replies.Model, ...]:
+    async def models(self) -> tuple[served.Model, ...]:
         return await asyncio.to_thread(self.client.models)
 
-    async def status(self) -> replies.ClusterStatus:
+    async def status(self) -> statuses.ClusterStatus:
         return await asyncio.to_thread(self.client.status)
 
     async def close(self) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol, Self, TypeVar, Unpack
 import grpc
 from grpc import aio
 
-from protos.jouleserve import calls, errors, plans, replies, resuming
+from protos.jouleserve import calls, errors, plans, replies, resuming, served, statuses
 from protos.jouleserve.transcript import Transcript
 from protos.jouleserve.v1 import cluster_pb2, inference_pb2
 from protos.jouleserve.v1.cluster_pb2_grpc import ClusterStub
@@ -221,15 +221,15 @@ class AsyncClient:
         async with self.generate(model, prompt, **options) as stream:
             return await stream.complete()
 
-    async def models(self) -> tuple[replies.Model, ...]:
+    async def models(self) -> tuple[served.Model, ...]:
         """Ask which models are served."""
         ask = next(self._inference).ListModels
-        return replies.models(await self._ask(ask, inference_pb2.ListModelsRequest()))
+        return served.models(await self._ask(ask, inference_pb2.ListModelsRequest()))
 
-    async def status(self, *, decisions: int = 0) -> replies.ClusterStatus:
+    async def status(self, *, decisions: int = 0) -> statuses.ClusterStatus:
         """Ask what the cluster is doing, with up to so many of the newest routing decisions."""
         ask = self._cluster.GetStatus
-        return replies.status(
+        return statuses.status(
             await self._ask(ask, cluster_pb2.GetStatusRequest(decisions=decisions))
         )
 

@@ -37,26 +37,25 @@ from protos.jouleserve.plans import (
 )
 from protos.jouleserve.replies import (
     Candidate,
-    CarbonIntensity,
-    ClusterStatus,
     Completion,
-    Counters,
     Decision,
     Energy,
-    EnergyAccount,
     Finish,
     Latency,
-    Model,
-    Objective,
-    RecentDecision,
-    Replica,
-    ServiceClass,
-    ServiceClassStatus,
     TokenLogprobs,
     Tokens,
     TopLogprob,
     Usage,
-    Variant,
+)
+from protos.jouleserve.served import Model, Objective, ServiceClass, Variant
+from protos.jouleserve.statuses import (
+    CarbonIntensity,
+    ClusterStatus,
+    Counters,
+    EnergyAccount,
+    RecentDecision,
+    Replica,
+    ServiceClassStatus,
 )
 from protos.jouleserve.sync_client import Client, Stream
 

@@ -5,15 +5,13 @@ Its own module because only operators read plans; whoever generates text never d
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from protos.jouleserve.wire_fields import read
 
 if TYPE_CHECKING:
-    from google.protobuf.message import Message
-
     from protos.jouleserve.v1 import cluster_pb2
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,29 +171,23 @@ class Plan:
 
 def plan(message: cluster_pb2.GetPlanResponse) -> Plan:
     """Read a plan from the wire."""
-    return _read(
+    return read(
         Plan,
         message,
         replicas_w=message.replicas_w if message.HasField("replicas_w") else None,
         power_budget_w=message.power_budget_w if message.HasField("power_budget_w") else None,
-        replicas=tuple(_read(PlannedReplicas, each) for each in message.replicas),
-        nodes=tuple(_read(PlannedNodes, each) for each in message.nodes),
-        actions=tuple(_read(PlanAction, each) for each in message.actions),
-        demands=tuple(_read(PlannedDemand, each) for each in message.demands),
+        replicas=tuple(read(PlannedReplicas, each) for each in message.replicas),
+        nodes=tuple(read(PlannedNodes, each) for each in message.nodes),
+        actions=tuple(read(PlanAction, each) for each in message.actions),
+        demands=tuple(read(PlannedDemand, each) for each in message.demands),
         candidates=tuple(_candidate(each) for each in message.candidates),
     )
 
 
 def _candidate(message: cluster_pb2.CandidateVariant) -> CandidateVariant:
-    return _read(
+    return read(
         CandidateVariant,
         message,
         believed=message.believed if message.HasField("believed") else None,
         metered=message.metered if message.HasField("metered") else None,
     )
-
-
-def _read(kind: type[T], message: Message, **read: Any) -> T:  # noqa: ANN401 (each field has its own type)
-    """Fill a value with the message's fields of the same names; `read` are so already."""
-    names = (field.name for field in fields(kind))  # type: ignore[arg-type]
-    return kind(**{name: read[name] if name in read else getattr(message, name) for name in names})

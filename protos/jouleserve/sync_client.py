@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol, Self, TypeVar, Unpack
 
 import grpc
 
-from protos.jouleserve import calls, errors, plans, replies, resuming
+from protos.jouleserve import calls, errors, plans, replies, resuming, served, statuses
 from protos.jouleserve.transcript import Transcript
 from protos.jouleserve.v1 import cluster_pb2, inference_pb2
 from protos.jouleserve.v1.cluster_pb2_grpc import ClusterStub
@@ -211,15 +211,15 @@ class Client:
         with self.generate(model, prompt, **options) as stream:
             return stream.complete()
 
-    def models(self) -> tuple[replies.Model, ...]:
+    def models(self) -> tuple[served.Model, ...]:
         """Ask which models are served."""
         ask = next(self._inference).ListModels
-        return replies.models(self._ask(ask, inference_pb2.ListModelsRequest()))
+        return served.models(self._ask(ask, inference_pb2.ListModelsRequest()))
 
-    def status(self, *, decisions: int = 0) -> replies.ClusterStatus:
+    def status(self, *, decisions: int = 0) -> statuses.ClusterStatus:
         """Ask what the cluster is doing, with up to so many of the newest routing decisions."""
         ask = self._cluster.GetStatus
-        return replies.status(self._ask(ask, cluster_pb2.GetStatusRequest(decisions=decisions)))
+        return statuses.status(self._ask(ask, cluster_pb2.GetStatusRequest(decisions=decisions)))
 
     def plan(self, *, dry_run: bool = False) -> plans.Plan:
         """Ask what is to be awake, and why; with `dry_run`, what would be planned now."""

@@ -78,7 +78,7 @@ def _chains(
     width = int(shape.get("intermediate_size", 0))
     kept = int(width * _KEPT) // _BLOCK * _BLOCK
     if 0 < kept < width:
-        learn = {"steps": 48, "batch": 4, "tokens": 256, "learning_rate": 1.5e-4, "check_every": 8}
+        learn = {"steps": 96, "batch": 8, "tokens": 128, "learning_rate": 2e-4, "check_every": 16}
         student: list[dict[str, Any]] = [{"prune": {"ffn_width": kept}}, {"distill": learn}]
         yield "student", student
         yield "student-int8", [*student, fitting]

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 KV_CACHE_BYTES = 1 << 30
 BATCHES = (1, 2, 4, 8, 16)
 DECODE_PROMPT_TOKENS, DECODE_TOKENS = 32, 24
+# All batches in turn, so often: a machine that is slow for some seconds is slow for each of them.
+ROUNDS = 5
 # Between the beginnings of two prompts of the text.
 STRIDE = 97
 PREFILL_TOKENS, PREFILLS = 256, 4
@@ -169,13 +171,13 @@ async def _times(
         steps.clear()
         await _run(engine, [[7 + turn] * PREFILL_TOKENS], 1)
         prefills.append(sum(step.duration_s for step in steps) / PREFILL_TOKENS)
-    decodes: dict[str, list[float]] = {}
-    for batch in BATCHES:
+    decodes: dict[str, list[float]] = {str(batch): [] for batch in BATCHES}
+    for batch in BATCHES * ROUNDS:
         steps.clear()
         starts = [STRIDE * place % (len(text) - DECODE_PROMPT_TOKENS) for place in range(batch)]
         prompts = [text[start : start + DECODE_PROMPT_TOKENS] for start in starts]
         await _run(engine, prompts, DECODE_TOKENS)
-        decodes[str(batch)] = [
+        decodes[str(batch)] += [
             step.duration_s / step.decode_rounds
             for step in steps
             if step.decode_sequences == batch and not step.prefill_tokens

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry import context, trace
 
-from protos.jouleserve import calls, checksum, client, errors, replies
+from protos.jouleserve import calls, checksum, client, errors, replies, served, statuses
 from protos.jouleserve.client import AsyncClient, Client
 from protos.jouleserve.transcript import Transcript
 from protos.jouleserve.v1 import cluster_pb2
@@ -138,9 +138,9 @@ async def test_models_and_status(connect: Any, address: str) -> None:
     one = connect(address)
     (model,) = await one.models()
     assert (model.name, model.max_context_tokens) == ("smollm2", 2048)
-    assert model.variants == (replies.Variant("int8", "bfloat16", "", "", 0.5, 2),)
+    assert model.variants == (served.Variant("int8", "bfloat16", "", "", 0.5, 2),)
     (service_class,) = model.service_classes
-    assert service_class.objective == replies.Objective(ttft_s=0.5, tpot_s=None, min_quality=0.0)
+    assert service_class.objective == served.Objective(ttft_s=0.5, tpot_s=None, min_quality=0.0)
     status = await one.status()
     assert (status.gateway, status.policy) == ("g1", "energy")
     assert (status.replicas[0].state, status.replicas[0].leases) == ("awake", 4)
@@ -560,13 +560,13 @@ def wire_fields(message: type[Message]) -> set[str]:
         (replies.Energy, pb.Energy),
         (replies.Decision, pb.Decision),
         (replies.Candidate, pb.Candidate),
-        (replies.Model, pb.Model),
-        (replies.Variant, pb.Variant),
-        (replies.ServiceClass, pb.ServiceClass),
-        (replies.Objective, pb.Objective),
-        (replies.ClusterStatus, cluster_pb2.GetStatusResponse),
-        (replies.Replica, cluster_pb2.Replica),
-        (replies.Counters, cluster_pb2.Counters),
+        (served.Model, pb.Model),
+        (served.Variant, pb.Variant),
+        (served.ServiceClass, pb.ServiceClass),
+        (served.Objective, pb.Objective),
+        (statuses.ClusterStatus, cluster_pb2.GetStatusResponse),
+        (statuses.Replica, cluster_pb2.Replica),
+        (statuses.Counters, cluster_pb2.Counters),
     ],
 )
 def test_values_hold_every_field_of_the_wire(value: Any, message: type[Message]) -> None:

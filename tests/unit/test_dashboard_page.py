@@ -12,7 +12,7 @@ from starlette.applications import Starlette
 from starlette.routing import Mount, Route
 
 from protos.jouleserve.client import EnergyAccount
-from protos.jouleserve.replies import CarbonIntensity, Trouble
+from protos.jouleserve.statuses import CarbonIntensity, Trouble
 from serve.api_keys import ApiKeys
 from serve.dashboard.broadcast import Broadcast
 from serve.dashboard.remote import application

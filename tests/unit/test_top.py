@@ -23,7 +23,7 @@ from loadtest.virtual.fleets import read_fleet
 from loadtest.virtual.paced_cluster import PacedCluster
 from loadtest.virtual.service import served
 from protos.jouleserve.client import Client
-from protos.jouleserve.replies import CarbonIntensity, Trouble
+from protos.jouleserve.statuses import CarbonIntensity, Trouble
 from serve.top import View, Watch, screen
 from tests.unit.test_dashboard import PLAN, REPLICA, STATUS
 

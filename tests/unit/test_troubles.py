@@ -12,7 +12,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from rich.console import Console
 
 from cluster import telemetry_metrics
-from protos.jouleserve import replies
+from protos.jouleserve import statuses
 from scheduler.adaptation import Case, Phase
 from scheduler.plans import Demand, NodeGroupName, Plan, Slot
 from scheduler.requests import ModelName, Objective, VariantName
@@ -74,7 +74,7 @@ async def test_status_says_what_is_wrong_in_a_line_each() -> None:
     desk = Desk()
     found = [Trouble("h100", QUOTA), Trouble("planner", "[it] does not answer")]
     message = status.cluster(cluster_config(), desk.engines, desk.dispatcher.tally, found, 0.0)
-    shown = replies.status(message)
+    shown = statuses.status(message)
     assert [(each.subject, each.reason) for each in shown.troubles] == found
     printed = io.StringIO()
     cli_tables.print_status(Console(file=printed, width=200), shown)

@@ -12,7 +12,7 @@ from loadtest.virtual.fleets import read_fleet
 from loadtest.virtual.paced_cluster import PacedCluster
 from loadtest.virtual.service import served
 from loadtest.virtual.status import VirtualStatus
-from protos.jouleserve import replies
+from protos.jouleserve import statuses
 from protos.jouleserve.client import Client, ClusterStatus, JouleserveClientError
 from protos.jouleserve.v1.cluster_pb2 import CarbonIntensity
 
@@ -35,7 +35,7 @@ def cluster() -> PacedCluster:
 
 @pytest.fixture(scope="module")
 def status(cluster: PacedCluster) -> ClusterStatus:
-    return replies.status(VirtualStatus(cluster).status(decisions=20))
+    return statuses.status(VirtualStatus(cluster).status(decisions=20))
 
 
 def test_requests_keep_coming_and_every_one_is_accounted_for(status: ClusterStatus) -> None:
@@ -59,9 +59,9 @@ def test_joules_are_conserved_on_every_replica(status: ClusterStatus) -> None:
 
 def test_power_is_the_rise_of_energy(cluster: PacedCluster) -> None:
     answers = VirtualStatus(cluster)
-    before = replies.status(answers.status(0))
+    before = statuses.status(answers.status(0))
     cluster.advance(5.0)
-    after = {each.replica: each for each in replies.status(answers.status(0)).replicas}
+    after = {each.replica: each for each in statuses.status(answers.status(0)).replicas}
     for each in before.replicas:
         if (now := after.get(each.replica)) is not None:
             assert now.power_w == pytest.approx((now.energy_j - each.energy_j) / 5.0)
@@ -84,7 +84,7 @@ def test_what_is_kept_does_not_grow(cluster: PacedCluster) -> None:
 
 def test_emissions_follow_from_joules(cluster: PacedCluster) -> None:
     carbon = CarbonIntensity(gco2e_per_kwh=360.0, pue=1.5, source="constant")
-    shown = replies.status(VirtualStatus(cluster, carbon).status(0))
+    shown = statuses.status(VirtualStatus(cluster, carbon).status(0))
     assert shown.carbon is not None
     for each in shown.accounts:
         assert each.gco2e == pytest.approx(each.energy_j * 1.5 * 1e-4)

@@ -73,18 +73,20 @@ export class Facts {
 }
 
 // A table with a heading for each column; a column is [heading, kind, cell], where the kind is
-// "text", "number" or "bar" (whose cell gives [text, share]).
+// "text", "number" or "bar" (whose cell gives [text, share]). Its parts name their roles: a style
+// that lays a table out otherwise must not take them from whoever cannot see it.
 export class Table {
   constructor(parent, caption, columns) {
     this.columns = columns;
     const heads = columns.map(([heading, kind]) =>
-      element("th", { scope: "col", class: kind, text: heading }));
-    const body = element("tbody");
-    parent.replaceChildren(element("table", {},
+      element("th", { role: "columnheader", scope: "col", class: kind, text: heading }));
+    const body = element("tbody", { role: "rowgroup" });
+    parent.replaceChildren(element("table", { role: "table" },
       element("caption", { class: "hidden", text: caption }),
-      element("thead", {}, element("tr", {}, ...heads)), body));
-    this.rows = new Rows(body, () => element("tr", {}, ...columns.map(([, kind], index) =>
-      element(index ? "td" : "th", index ? { class: kind } : { class: kind, scope: "row" }))));
+      element("thead", { role: "rowgroup" }, element("tr", { role: "row" }, ...heads)), body));
+    this.rows = new Rows(body, () => element("tr", { role: "row" }, ...columns.map(([, kind], index) =>
+      (index ? element("td", { role: "cell", class: kind })
+        : element("th", { role: "rowheader", scope: "row", class: kind })))));
   }
 
   show(items, key, tone = () => "") {
