@@ -187,13 +187,15 @@ def _known(name: str) -> Manifest:
 
 
 def _print_table(made: Sequence[Manifest]) -> None:
-    from serve.variants.front import point_of
+    from serve.variants.front import decoding
 
     table = Table("variant", "verdict", box=None)
-    for heading in ("weights MB", "perplexity ×", "agreement", "tasks", "step ms at 8", "J/token"):
+    figures = ("weights MB", "perplexity ×", "agreement", "tasks")
+    for heading in (*figures, f"step ms at {_COMPARED_BATCH}", "of base's", "mJ/token"):
         table.add_column(heading, justify="right")
     for each in made:
-        point = point_of(each, _COMPARED_BATCH)
+        step_s, token_j = decoding(each.profile, _COMPARED_BATCH)
+        base_s, _ = decoding(each.base_profile, _COMPARED_BATCH)
         table.add_row(
             each.name,
             _verdict(each),
@@ -201,8 +203,9 @@ def _print_table(made: Sequence[Manifest]) -> None:
             _spread(each.quality.perplexity_ratio),
             _spread(each.quality.agreement),
             f"{each.quality.tasks:.2f}",
-            f"{point.tpot_s * _MS:.1f}",
-            f"{point.j_per_token:.2f}",
+            f"{step_s * _MS:.1f}",
+            f"{step_s / base_s:.2f}",
+            f"{token_j * _MS:.1f}",
         )
     OUT.print(table)
 

@@ -10,7 +10,7 @@ from math import isclose
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from scheduler.steps import StepModel
     from serve.step_profiles import StepProfile
@@ -81,25 +81,34 @@ class Objectives:
         )
 
 
-def point_of(made: Manifest, batch: int) -> Point:
-    """Give the point of a variant."""
+def points_of(made: Sequence[Manifest], batch: int) -> list[Point]:
+    """Give the points of the base that variants share, and of each.
+
+    Each variant was timed beside the base, at different times of a machine that is not always
+    equally fast. So times and joules are taken in those of the base, and all bases are one: the
+    one in the middle.
+    """
+    if not made:
+        return []
+    bases = sorted(decoding(each.base_profile, batch) for each in made)
+    base_s, base_j = bases[len(bases) // 2]
+    base = Point(BASE, 1.0, base_j, base_s, made[0].base_weight_bytes)
+    return [base, *(_point(each, batch, base) for each in made)]
+
+
+def _point(made: Manifest, batch: int, base: Point) -> Point:
     ratio = made.quality.perplexity_ratio
-    tpot_s, token_j = _step(made.profile, batch)
+    tpot_s, token_j = decoding(made.profile, batch)
+    beside_s, beside_j = decoding(made.base_profile, batch)
     return Point(
         made.name,
         min(1.0, 1.0 / ratio.value),
-        token_j,
-        tpot_s,
+        token_j / beside_j * base.j_per_token,
+        tpot_s / beside_s * base.tpot_s,
         made.weight_bytes,
         tuple(made.refusals()),
         (1.0 / ratio.low - 1.0 / ratio.high) / 2,
     )
-
-
-def base_of(made: Manifest, batch: int) -> Point:
-    """Give the point of what a variant was made of."""
-    tpot_s, token_j = _step(made.base_profile, batch)
-    return Point(BASE, 1.0, token_j, tpot_s, made.base_weight_bytes)
 
 
 def front(points: Iterable[Point]) -> list[Point]:
@@ -120,8 +129,8 @@ def choice(points: Iterable[Point], objectives: Objectives) -> Point | None:
     return max(cheap, key=lambda each: each.quality, default=None)
 
 
-def _step(profile: StepProfile, batch: int) -> tuple[float, float]:
-    """Give time of a decode step, and joules of each token in it.
+def decoding(profile: StepProfile, batch: int) -> tuple[float, float]:
+    """Give seconds of a decode step, and joules of each token in it.
 
     Raises:
         ValueError: the profile leaves energy to the power model, which is not known here.

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import time
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -33,7 +34,7 @@ KV_CACHE_BYTES = 1 << 30
 BATCHES = (1, 2, 4, 8, 16)
 DECODE_PROMPT_TOKENS, DECODE_TOKENS = 32, 24
 # All batches in turn, so often: a machine that is slow for some seconds is slow for each of them.
-ROUNDS = 5
+ROUNDS = 3
 # Between the beginnings of two prompts of the text.
 STRIDE = 97
 PREFILL_TOKENS, PREFILLS = 256, 4
@@ -59,28 +60,71 @@ class _Vllm(VllmEngine):
         ]
 
 
-def _engine(asked: Asked, observe: StepObserver) -> _Scoring:
-    if asked["engine"] == "llamacpp":
+class _Timed:
+    """An engine that is timed, and what its steps took.
+
+    Attributes:
+        prefills: seconds for each prompt token, by prompt; the first of a kind pays for what is
+            made once, and is left out.
+        decodes: seconds of steps, by batch.
+
+    """
+
+    def __init__(self, name: str, base: str, options: Mapping[str, object], asked: Asked) -> None:
+        self._steps: list[EngineStep] = []
+        self.engine = _engine(name, base, options, asked, self._steps.append)
+        self.prefills: list[float] = []
+        self.decodes: dict[str, list[float]] = {str(batch): [] for batch in BATCHES}
+
+    async def prefill(self, turn: int) -> None:
+        """Read a prompt that no other turn has."""
+        self._steps.clear()
+        await _run(self.engine, [[7 + turn] * PREFILL_TOKENS], 1)
+        if turn:
+            self.prefills.append(sum(step.duration_s for step in self._steps) / PREFILL_TOKENS)
+
+    async def decode(self, prompts: Sequence[list[int]]) -> None:
+        """Go on after all prompts at once."""
+        self._steps.clear()
+        await _run(self.engine, prompts, DECODE_TOKENS)
+        self.decodes[str(len(prompts))] += [
+            step.duration_s / step.decode_rounds
+            for step in self._steps
+            if step.decode_sequences == len(prompts) and not step.prefill_tokens
+        ]
+
+    def times(self) -> dict[str, object]:
+        """Give what was measured."""
+        return {
+            "prefill_s_per_token": sorted(self.prefills)[PREFILLS // 2],
+            "decode_step_s": self.decodes,
+        }
+
+
+def _engine(
+    name: str, base: str, options: Mapping[str, object], asked: Asked, observe: StepObserver
+) -> _Scoring:
+    if name == "llamacpp":
         from serve.engine_llamacpp import LlamaCppOptions
         from serve.variants.scoring_llamacpp import ScoringLlamaCpp
 
-        options = LlamaCppOptions(
-            directory=Path(asked["base"]),
+        settings = LlamaCppOptions(
+            directory=Path(base),
             threads=os.cpu_count() or 1,
             gpu=not asked["on_cpu"],
             max_context_tokens=CONTEXT_TOKENS,
             max_batch=max(BATCHES),
         )
-        return ScoringLlamaCpp(options, observe)
+        return ScoringLlamaCpp(settings, observe)
     return _Vllm(
         VllmOptions(
-            checkpoint=asked["base"],
+            checkpoint=base,
             on_cpu=asked["on_cpu"],
             kv_cache_bytes=KV_CACHE_BYTES,
             max_context_tokens=CONTEXT_TOKENS,
             max_batch=max(BATCHES),
             # Every token is computed when it is measured.
-            extra={**asked["engine_options"], "enable_prefix_caching": False},
+            extra={**options, "enable_prefix_caching": False},
         ),
         observe,
     )
@@ -97,12 +141,14 @@ async def _measured(asked: Asked) -> Mapping[str, object]:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(asked["base"])
-    steps: list[EngineStep] = []
-    engine = _engine(asked, steps.append)
-    tell("loading the engine")
-    began_s = time.monotonic()
-    await engine.start()
-    try:
+    variant = _Timed(asked["engine"], asked["base"], asked["engine_options"], asked)
+    # What it is compared with is timed in turn with it: machines are not always equally fast.
+    beside = _Timed("vllm", asked["beside"], {}, asked) if asked["beside"] else None
+    engine = variant.engine
+    async with AsyncExitStack() as running:
+        tell("loading the engine")
+        began_s = time.monotonic()
+        await _start(engine, running)
         load_s = time.monotonic() - began_s
         memory_bytes = _memory_bytes(os.getpid())
         tell("reading the held-out text")
@@ -111,20 +157,26 @@ async def _measured(asked: Asked) -> Mapping[str, object]:
         scores = [await engine.score(_tokens(tokenizer, text)) for text in texts]
         tell("answering the tasks")
         answers = [await _answer(engine, tokenizer, task) for task in _tasks(asked)]
+        if beside:
+            tell("loading its base beside it")
+            await _start(beside.engine, running)
         tell("timing steps")
         text = [token for passage in texts for token in _tokens(tokenizer, passage)]
-        prefill_s, decode_s = await _times(engine, steps, text)
-    finally:
-        await engine.stop()
+        await _time([variant, beside] if beside else [variant], text)
     return {
         "load_s": load_s,
         "memory_bytes": memory_bytes,
         "logprobs": [[each[0] for each in passage] for passage in scores],
         "top_token_ids": [[each[1] for each in passage] for passage in scores],
         "answers": answers,
-        "prefill_s_per_token": prefill_s,
-        "decode_step_s": decode_s,
+        **variant.times(),
+        "beside": beside.times() if beside else None,
     }
+
+
+async def _start(engine: Engine, running: AsyncExitStack) -> None:
+    running.push_async_callback(engine.stop)
+    await engine.start()
 
 
 def _memory_bytes(process: int) -> int:
@@ -159,31 +211,19 @@ async def _answer(engine: Engine, tokenizer: PreTrainedTokenizerBase, prompt: st
     return text
 
 
-async def _times(
-    engine: Engine, steps: list[EngineStep], text: list[int]
-) -> tuple[float, dict[str, list[float]]]:
-    """Take the times of steps: prefill by the token, decode by the batch.
+async def _time(engines: Sequence[_Timed], text: list[int]) -> None:
+    """Take the times of steps: prefill by the token, decode by the batch; engines in turn.
 
     What is decoded goes on with natural text, as far as drafts of it are right it takes less.
     """
-    prefills: list[float] = []
     for turn in range(PREFILLS + 1):
-        steps.clear()
-        await _run(engine, [[7 + turn] * PREFILL_TOKENS], 1)
-        prefills.append(sum(step.duration_s for step in steps) / PREFILL_TOKENS)
-    decodes: dict[str, list[float]] = {str(batch): [] for batch in BATCHES}
+        for each in engines:
+            await each.prefill(turn)
     for batch in BATCHES * ROUNDS:
-        steps.clear()
         starts = [STRIDE * place % (len(text) - DECODE_PROMPT_TOKENS) for place in range(batch)]
         prompts = [text[start : start + DECODE_PROMPT_TOKENS] for start in starts]
-        await _run(engine, prompts, DECODE_TOKENS)
-        decodes[str(batch)] += [
-            step.duration_s / step.decode_rounds
-            for step in steps
-            if step.decode_sequences == batch and not step.prefill_tokens
-        ]
-    # The first of a kind pays for what is made once.
-    return sorted(prefills[1:])[PREFILLS // 2], decodes
+        for each in engines:
+            await each.decode(prompts)
 
 
 async def _run(engine: Engine, prompts: Sequence[list[int]], tokens: int) -> None:

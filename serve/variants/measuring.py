@@ -44,7 +44,12 @@ _DISTRIBUTIONS: Mapping[EngineName, tuple[str, ...]] = {
 
 
 def measured(
-    checkpoint: Path, engine: EngineName, settings: Settings, bench: Bench
+    checkpoint: Path,
+    engine: EngineName,
+    settings: Settings,
+    bench: Bench,
+    *,
+    beside: Path | None = None,
 ) -> dict[str, Any]:
     """Measure a checkpoint on the live engine, or find it measured on this machine.
 
@@ -53,6 +58,8 @@ def measured(
         engine: that serves it.
         settings: of the engine.
         bench: what it is measured with.
+        beside: another checkpoint whose steps are timed in turn with its own, so that their ratio
+            holds on a machine that is not always equally fast.
 
     Returns:
         log probabilities, most probable tokens and answers, step times, load time; see `measure`.
@@ -60,12 +67,19 @@ def measured(
     """
     kit, recipe = bench.kit, bench.recipe
     key = checkpoint.name if checkpoint.parent == kit.steps else content_key(checkpoint)
-    what = (key, VERSION, file_key(bench.texts["heldout"]), file_key(bench.texts["tasks"]))
+    what = (
+        key,
+        beside and content_key(beside),
+        VERSION,
+        file_key(bench.texts["heldout"]),
+        file_key(bench.texts["tasks"]),
+    )
     where = (recipe.accelerator, made_with(engine), machine(), settings)
 
     def make(workspace: Path) -> None:
         asked = {
             "base": str(checkpoint),
+            "beside": beside and str(beside),
             "engine": engine,
             "into": str(workspace),
             "on_cpu": recipe.accelerator == CPU,

@@ -15,12 +15,10 @@ from serve.checkpoints import materialize
 from serve.variants.build import build
 from serve.variants.candidates import candidates
 from serve.variants.errors import BuildError
-from serve.variants.front import Point, base_of, point_of
+from serve.variants.front import Point, points_of
 from serve.variants.workshop import WorkshopError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from serve.config_models import CheckpointConfig
     from serve.variants.kit import Kit
     from serve.variants.manifest import Manifest
@@ -74,7 +72,7 @@ def search(  # noqa: PLR0913 (what a search is asked, each by its name)
 
     """
     began_s = time.monotonic()
-    points: list[Point] = []
+    built: list[Manifest] = []
     failed: dict[str, str] = {}
     skipped: list[str] = []
     directory = Path(materialize(base.source, cache=kit.cache, report=kit.report))
@@ -99,11 +97,5 @@ def search(  # noqa: PLR0913 (what a search is asked, each by its name)
             kit.report(f"not {recipe.name}: {error}")
             continue
         registry.save(made)
-        points += _points(made, batch, first=not points)
-    return Found(tuple(points), failed, tuple(skipped))
-
-
-def _points(made: Manifest, batch: int, *, first: bool) -> Iterator[Point]:
-    if first:
-        yield base_of(made, batch)
-    yield point_of(made, batch)
+        built.append(made)
+    return Found(tuple(points_of(built, batch)), failed, tuple(skipped))

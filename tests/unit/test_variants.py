@@ -20,6 +20,7 @@ from serve.variants import workshop
 from serve.variants.chain import stages
 from serve.variants.errors import BuildError
 from serve.variants.fitting import fitted
+from serve.variants.front import points_of
 from serve.variants.manifest import Manifest, QualityRecord, SpeedRecord
 from serve.variants.preflight import find_faults
 from serve.variants.quality import Reading, compared
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from serve.config import Config
+    from serve.step_profiles import StepProfile
 
 INT8 = {"quantize": {"scheme": "w8a8"}}
 INT4 = {"quantize": {"scheme": "w4a16", "method": "gptq", "group_size": 64}}
@@ -517,3 +519,24 @@ def test_what_stays_exact_is_fitted_to_the_processor(
     (step,) = fitted(elsewhere, here).steps
     assert step.quantize is not None
     assert step.quantize.keep == tuple(settings.get("keep", ()))
+
+
+def test_variants_that_were_timed_at_different_times_are_compared_by_their_bases(
+    tmp_path: Path,
+) -> None:
+    def slowed(made: Manifest, name: str, factor: float, pace: float) -> Manifest:
+        def times(step_s: float) -> StepProfile:
+            return profile({1: [step_s], 2: [step_s]}, 0.001, PREDICTED, "here")
+
+        figures = {"profile": times(0.02 * factor * pace), "base_profile": times(0.02 * pace)}
+        return made.model_copy(update={"name": name, **figures})
+
+    made = manifest(tmp_path)
+    # The machine was twice as slow while the second was timed.
+    points = points_of([slowed(made, "a", 0.9, 1.0), slowed(made, "b", 0.5, 2.0)], 2)
+    assert [each.name for each in points] == ["base", "a", "b"]
+    base, first, second = points
+    assert first.tpot_s / base.tpot_s == pytest.approx(0.9)
+    assert second.tpot_s / base.tpot_s == pytest.approx(0.5)
+    assert second.j_per_token < first.j_per_token < base.j_per_token
+    assert points_of([], 2) == []
