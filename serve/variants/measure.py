@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
 KV_CACHE_BYTES = 1 << 30
 BATCHES = (1, 2, 4, 8, 16)
-DECODE_PROMPT_TOKENS, DECODE_TOKENS = 32, 24
+DECODE_PROMPT_TOKENS, DECODE_TOKENS = 32, 14
 # All batches in turn, so often: a machine that is slow for some seconds is slow for each of them.
-ROUNDS = 3
+ROUNDS = 6
 # Between the beginnings of two prompts of the text.
 STRIDE = 97
 PREFILL_TOKENS, PREFILLS = 256, 4

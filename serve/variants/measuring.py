@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from serve.variants.kit import Bench
     from serve.variants.tuning import Settings
 
-VERSION = 4
+VERSION = 5
 """Raised whenever the same checkpoint would measure otherwise."""
 # That the engine has while it is measured; it does not change its steps.
 KV_CACHE_GIB = 1.0
