@@ -102,10 +102,10 @@ async def test_streams_arrive_whole_with_their_energy_last() -> None:
 async def test_one_step_is_one_frame() -> None:
     async with running(decode_step_s=0.01) as replica:
         reader = Reader(replica)
-        calls = [replica.generate(request([i], 10), i, GATEWAY) for i in range(32)]
+        calls = [replica.generate(request([i], 40), i, GATEWAY) for i in range(32)]
         await asyncio.gather(*calls)
         await asyncio.sleep(0.01)
-        # The last 9 tokens of all streams are decoded together.
+        # Once all have begun, they are decoded together; a busy machine begins some of them late.
         full = [frame for frame in reader.frames if len(frame.streams) == 32]
         assert len(full) >= 9
         await reader.close()
