@@ -21,32 +21,44 @@ if TYPE_CHECKING:
 
 _MS = 1e3
 _MEGABYTE = 1e6
+# Ratio of energies from which on equal steps are equal ratios.
+_WIDE = 3.0
 
 
 def plot(file: Path, points: Sequence[Point], best: Sequence[Point], batch: int) -> None:
     """Draw quality over energy, the front as a line, and memory as the size of a mark."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    figure = Figure(figsize=(10, 5), layout="constrained")
     axes = figure.subplots()
-    axes.margins(0.15)
-    for number, each in enumerate(sorted(points, key=lambda point: point.j_per_token)):
+    axes.margins(0.1)
+    ordered = sorted(points, key=lambda point: point.j_per_token)
+    for number, each in enumerate(ordered, start=1):
         axes.scatter(
             each.j_per_token * _MS,
             each.quality,
             s=each.weight_bytes / _MEGABYTE,
             color="tab:green" if each in best else "tab:gray",
             alpha=0.6,
+            label=f"{number}  {each.name}, {each.tpot_s * _MS:.0f} ms a token",
         )
         axes.annotate(
-            f"{each.name}, {each.tpot_s * _MS:.0f} ms", (each.j_per_token * _MS, each.quality),
-            textcoords="offset points", xytext=(8, 6 if number % 2 else -13), fontsize=8,
+            str(number), (each.j_per_token * _MS, each.quality),
+            ha="center", va="center", fontsize=8,
         )  # fmt: skip
     axes.plot([each.j_per_token * _MS for each in best], [each.quality for each in best],
-              color="tab:green", linewidth=1)  # fmt: skip
+              color="tab:green", linewidth=1, zorder=0)  # fmt: skip
+    if ordered and ordered[-1].j_per_token > _WIDE * ordered[0].j_per_token:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter("{x:g}")
     axes.set_xlabel(f"energy, mJ per token at batch {batch} (by the power model)")
     axes.set_ylabel("quality: perplexity of the base in that of the variant")
     axes.set_title("Green: no other variant is better in everything. Area: bytes of weights.")
+    # Numbers, for marks lie closer together than names fit.
+    figure.legend(
+        loc="outside right upper", handlelength=0, handletextpad=0, markerscale=0, fontsize=9
+    )
     figure.savefig(file, dpi=120)
 
 
