@@ -52,8 +52,13 @@ class ClusterRecord:
 
     @property
     def http_url(self) -> str:
+        """Where a browser on this machine finds the gateway."""
+        return f"http://{_reachable(self.host)}:{self.http_port}"
+
+    @property
+    def openai_url(self) -> str:
         """Where a client on this machine finds the OpenAI API."""
-        return f"http://{_reachable(self.host)}:{self.http_port}/v1"
+        return f"{self.http_url}/v1"
 
     @property
     def log_directory(self) -> Path | None:

@@ -51,7 +51,7 @@ def open_view(console: Console) -> View:
 def print_endpoints(console: Console, record: ClusterRecord) -> None:
     """Say where clients find the cluster."""
     console.print(f"gRPC         {record.grpc_address}", highlight=False)
-    console.print(f"OpenAI HTTP  {record.http_url}", highlight=False)
+    console.print(f"OpenAI HTTP  {record.openai_url}", highlight=False)
     console.print(f"dashboard    {record.http_url}/dashboard", highlight=False)
     if record.log_directory:
         console.print(f"logs         {record.log_directory}", highlight=False, soft_wrap=True)

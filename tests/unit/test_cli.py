@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from typing import TYPE_CHECKING
 
 import pytest
 import yaml
+from rich.console import Console
 
 from protos.jouleserve.client import Completion, Energy, Finish, Latency, Usage
-from serve import cli, cli_tables, cluster_record
+from serve import cli, cli_tables, cluster_record, live_view
 from serve.cluster_record import ClusterRecord
 
 if TYPE_CHECKING:
@@ -89,6 +91,18 @@ def test_a_record_is_read_back_until_it_is_forgotten(state: Path) -> None:
     assert record.grpc_address == "127.0.0.1:9000"
     cluster_record.forget()
     assert cluster_record.read() is None
+
+
+def test_endpoints_are_told_as_they_are_opened() -> None:
+    shown = io.StringIO()
+    console = Console(file=shown, width=100)
+    live_view.print_endpoints(console, ClusterRecord("127.0.0.1:1", "0.0.0.0", 9000, 8000))
+    told = dict(line.rsplit(maxsplit=1) for line in shown.getvalue().splitlines())
+    assert told == {
+        "gRPC": "127.0.0.1:9000",
+        "OpenAI HTTP": "http://127.0.0.1:8000/v1",
+        "dashboard": "http://127.0.0.1:8000/dashboard",
+    }
 
 
 def test_a_record_that_is_no_json_counts_as_none(state: Path) -> None:
