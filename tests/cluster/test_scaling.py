@@ -113,6 +113,12 @@ async def test_everything_sleeps_until_a_request_comes(sleeper: LiveCluster) -> 
 async def test_a_plan_can_be_asked_for_and_changes_nothing(sleeper: LiveCluster) -> None:
     async with sleeper.client() as client:
         await client.complete("echo", "hello", max_tokens=1)
+
+        async def expected() -> bool:
+            # Gateways tell once a second what came.
+            return bool((await client.plan(dry_run=True)).demands)
+
+        assert await eventually(expected)
         proposed = await client.plan(dry_run=True)
     assert proposed.planned
     assert [each.model for each in proposed.demands] == ["echo"]

@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 PROJECT = Path(__file__).parents[2]
 # Raised by whoever wants to be surer than a test run has the time to be.
-KILLS = int(os.environ.get("JOULESERVE_TEST_KILLS", "3"))
+KILLS = int(os.environ.get("JOULESERVE_TEST_KILLS", "2"))
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(1500 + 120 * KILLS)]
 
 BUILD_S, GONE_S = 600.0, 30.0
