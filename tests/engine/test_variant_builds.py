@@ -125,7 +125,7 @@ class Cache:
 
     def start(self) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", "serve.cli", "variants", "build", str(self.recipe)],
+            [sys.executable, "-m", "serve.cli", "variants", "build", str(self.recipe), "--alone"],
             cwd=PROJECT,
             env={**os.environ, "JOULESERVE_CACHE": str(self.directory), MARK: str(self.directory)},
             stdin=subprocess.DEVNULL,
