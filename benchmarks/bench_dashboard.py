@@ -20,9 +20,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import uvicorn
-from playwright.async_api import async_playwright
-
 from loadtest.virtual.fleets import read_fleet
 from loadtest.virtual.paced_cluster import PacedCluster
 from loadtest.virtual.status import VirtualStatus
@@ -32,16 +29,12 @@ from serve.dashboard.merge_patch import difference
 from serve.dashboard.remote import application
 from serve.dashboard.snapshot import DECISIONS, Snapshot, document
 from serve.dashboard.web import Dashboard
+from tests.chromium import Server, chromium, opened
 
 if TYPE_CHECKING:
     from playwright.async_api import CDPSession
 
 FLEET = Path(__file__).parents[1] / "examples/fleets/mixed200.yaml"
-CHROMIUM = "/usr/bin/chromium"
-ARGUMENTS = [
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-]
 # Before the planner has let any replica go.
 WARM_S = 14.0
 PAUSE_S = 5.0
@@ -124,20 +117,10 @@ def gateway(source: Changing) -> None:
 
 async def page(source: Changing, seconds: float, view: str) -> None:
     """Watch the page's frames."""
-    settings = uvicorn.Config(
-        application(Dashboard(Broadcast(source.take))),
-        port=0,
-        log_level="error",
-        lifespan="off",
-        timeout_graceful_shutdown=1,
-    )
-    listener = settings.bind_socket()
-    server = uvicorn.Server(settings)
-    serving = asyncio.create_task(server.serve([listener]))
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        window = await browser.new_page(viewport={"width": 1440, "height": 900})
-        await window.goto(f"http://127.0.0.1:{listener.getsockname()[1]}/dashboard")
+    server = Server(application(Dashboard(Broadcast(source.take))))
+    await server.start()
+    async with chromium() as browser:
+        window = await opened(browser, server.url, viewport={"width": 1440, "height": 900})
         await window.wait_for_selector(".replica")
         await window.check(f'#fleet-view input[value="{view}"]', force=True)
         await asyncio.sleep(PAUSE_S)
@@ -149,9 +132,7 @@ async def page(source: Changing, seconds: float, view: str) -> None:
         after = await metrics(devtools)
         seen = await window.evaluate("window.seen")
         tiles = await window.locator(".replica, #fleet-table tbody tr").count()
-        await browser.close()
-    server.should_exit = True
-    await serving
+    await server.stop()
     gaps_ms = sorted(seen["gaps"])
     assert tiles >= len(source.message.replicas)
     print(

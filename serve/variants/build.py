@@ -36,13 +36,8 @@ DATA = Path(__file__).parent / "data"
 _READ = ("calibration", "reference")
 
 
-def build(recipe: Recipe, kit: Kit, *, alone: bool = False) -> Manifest:
+def build(recipe: Recipe, kit: Kit) -> Manifest:
     """Make a variant, or find that it is made; blocks for seconds to hours.
-
-    Args:
-        recipe: to be followed.
-        kit: where things are kept.
-        alone: time it by itself, not in turn with its base.
 
     Raises:
         BuildError: a step failed.
@@ -69,7 +64,7 @@ def build(recipe: Recipe, kit: Kit, *, alone: bool = False) -> Manifest:
     settings = records[-1].outcome.get("settings", {})
     kit.report("measuring the variant")
     # An accelerator may not have the room for both; it is as fast a minute later.
-    beside = bench.base if recipe.accelerator == CPU and not alone else None
+    beside = bench.base if recipe.accelerator == CPU else None
     after = measured(checkpoint, recipe.engine, settings, bench, beside=beside)
     before |= after["beside"] or {}
     tasks = bench.texts["tasks"].read_text(encoding="utf-8").splitlines()

@@ -43,10 +43,6 @@ def build(
     recipe: Annotated[Path, typer.Argument(help="YAML file.")],
     *,
     check: Annotated[bool, typer.Option("--check", help="Only say what is wrong with it.")] = False,
-    alone: Annotated[
-        bool,
-        typer.Option("--alone", help="Time it alone, not in turn with its base: quick and rough."),
-    ] = False,
 ) -> None:
     """Make a variant by a recipe: its steps, then measured, compared with its base, and judged."""
     from serve.variants import build as pipeline
@@ -63,7 +59,7 @@ def build(
         if check:
             pipeline.check(wanted, kit)
             return
-        made = pipeline.build(wanted, kit, alone=alone)
+        made = pipeline.build(wanted, kit)
         _registry().save(made)
     except ConfigFileError as error:
         ERR.print(str(error), markup=False, highlight=False, soft_wrap=True)

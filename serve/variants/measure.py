@@ -64,6 +64,7 @@ class _Timed:
     """An engine that is timed, and what its steps took.
 
     Attributes:
+        engine: not started yet.
         prefills: seconds for each prompt token, by prompt; the first of a kind pays for what is
             made once, and is left out.
         decodes: seconds of steps, by batch.

@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 PROJECT = Path(__file__).parents[2]
 # Raised by whoever wants to be surer than a test run has the time to be.
-KILLS = int(os.environ.get("JOULESERVE_TEST_KILLS", "2"))
+KILLS = int(os.environ.get("JOULESERVE_TEST_KILLS", "3"))
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(1500 + 120 * KILLS)]
 
 BUILD_S, GONE_S = 600.0, 30.0
@@ -125,7 +125,7 @@ class Cache:
 
     def start(self) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", "serve.cli", "variants", "build", str(self.recipe), "--alone"],
+            [sys.executable, "-m", "serve.cli", "variants", "build", str(self.recipe)],
             cwd=PROJECT,
             env={**os.environ, "JOULESERVE_CACHE": str(self.directory), MARK: str(self.directory)},
             stdin=subprocess.DEVNULL,
@@ -250,6 +250,13 @@ def test_the_result_has_the_shape_that_was_asked_for(
     assert [step for step, _ in distilled["outcome"]["held_back"]] == [0, 2, 4, 6]
     assert [int(batch) for batch in manifest["speed"]["decode_step_s"]] == [1, 2, 4, 8, 16]
     assert manifest["speed"]["memory_bytes"] > 100e6
+    measured = [each / "measurement.json" for each in results(undisturbed[0].measurements)]
+    besides = [json.loads(each.read_text())["beside"] for each in measured]
+    # The base was timed in turn with the variant, and by itself.
+    (in_turn,) = [each for each in besides if each]
+    assert len(besides) == 2
+    assert manifest["base_speed"]["prefill_s_per_token"] == in_turn["prefill_s_per_token"]
+    assert len(in_turn["decode_step_s"]["8"]) > 10
 
 
 def test_a_gguf_file_answers_like_its_base(undisturbed: tuple[Cache, float], base: Path) -> None:
