@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ ARGUMENTS = [
 ]
 # The machine may be busy with other things.
 PATIENCE_MS = 90_000
+POLL_S = 0.05
 
 
 @asynccontextmanager
@@ -49,12 +51,25 @@ async def opened(browser: Browser, url: str, **context: Any) -> Page:
     return page
 
 
+async def becomes(page: Page, condition: str, argument: Any = None) -> None:
+    """Wait until a JavaScript function of `argument` is true in the page.
+
+    Playwright's own waiting evaluates its condition inside the page, where the page's content
+    security policy forbids that; what the browser is asked from outside it never refuses.
+    """
+    give_up_at = time.monotonic() + PATIENCE_MS / 1_000
+    while not await page.evaluate(condition, argument):
+        if time.monotonic() > give_up_at:
+            pytest.fail(f"the page never came to {condition} with {argument!r}")
+        await asyncio.sleep(POLL_S)
+
+
 async def shows(page: Page, selector: str, text: str) -> None:
     """Wait until an element has a text in it."""
-    await page.wait_for_function(
-        "([selector, text]) => document.querySelector(selector)?.textContent.includes(text)",
-        arg=[selector, text],
-        timeout=PATIENCE_MS,
+    await becomes(
+        page,
+        "([selector, text]) => !!document.querySelector(selector)?.textContent.includes(text)",
+        [selector, text],
     )
 
 

@@ -21,7 +21,7 @@ from serve.dashboard.web import Dashboard
 from serve.errors import UnauthenticatedError
 from serve.http_errors import error_response
 from tests import chromium
-from tests.chromium import Server, opened, shows
+from tests.chromium import Server, becomes, opened, shows
 from tests.cluster.live_cluster import eventually
 from tests.unit.test_dashboard import PLAN, REPLICA, STATUS
 
@@ -213,7 +213,7 @@ async def test_what_is_wrong_appears_and_goes(
     assert await page.title() == "(1) Jouleserve"
     fleet.troubles = ()
     await page.wait_for_selector("#troubles p", state="detached")
-    await page.wait_for_function("document.title === 'Jouleserve'")
+    await becomes(page, "() => document.title === 'Jouleserve'")
 
 
 async def test_the_keyboard_reaches_a_replicas_details(browser: Browser, server: Server) -> None:
@@ -237,18 +237,19 @@ async def test_two_hundred_replicas_are_shown_and_can_be_filtered(
     fleet.replicas = LARGE
     page = await opened(browser, server.url)
     await shows(page, "#fleet-count", f"{LARGE} awake of {LARGE} replicas on 25 nodes")
-    await page.wait_for_function(f"document.querySelectorAll('.replica').length === {LARGE}")
+    await becomes(page, f"() => document.querySelectorAll('.replica').length === {LARGE}")
     first = await page.inner_text('[data-replica="r0"] .watts')
-    await page.wait_for_function(
+    await becomes(
+        page,
         "(first) => document.querySelector('[data-replica=\"r0\"] .watts').textContent !== first",
-        arg=first,
+        first,
     )
     await page.fill("#fleet-filter", "node-24")
-    await page.wait_for_function("document.querySelectorAll('.replica').length === 8")
+    await becomes(page, "() => document.querySelectorAll('.replica').length === 8")
     await page.fill("#fleet-filter", "")
     await page.check('#fleet-view input[value="table"]', force=True)
-    await page.wait_for_function(
-        f"document.querySelectorAll('#fleet-table tbody tr').length === {LARGE}"
+    await becomes(
+        page, f"() => document.querySelectorAll('#fleet-table tbody tr').length === {LARGE}"
     )
 
 
