@@ -25,16 +25,14 @@ from grpc_health.v1 import health_pb2
 from cluster import telemetry
 from cluster.telemetry_attributes import GATEWAY
 from cluster.telemetry_metrics import LEASES, observe
-from protos.jouleserve import plans, served, statuses
 from protos.jouleserve.v1 import cluster_pb2, inference_pb2
 from scheduler.policies import make_policy
 from scheduler.requests import VariantName
-from serve import catalogue, grpc_api, plan_status, status, troubles
+from serve import catalogue, grpc_api, plan_status, troubles
 from serve.api_keys import ApiKeys
 from serve.calls import Call, Journey, Outcome
 from serve.config import Config
 from serve.dashboard.broadcast import Broadcast
-from serve.dashboard.snapshot import DECISIONS, Snapshot
 from serve.dashboard.web import INDEX, Dashboard
 from serve.dispatcher import Dispatcher
 from serve.emissions import grid
@@ -49,14 +47,16 @@ from serve.objectives_met import ObjectivesMet
 from serve.observation import observe_books, observer, tracer
 from serve.plan_link import PlanLink
 from serve.plan_news import GatewayNews, PlanNews
+from serve.standing import Standing
 from serve.traffic_counts import TrafficCounts
-from serve.troubles import Trouble
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 
     from ray.serve.grpc_util import RayServegRPCContext
     from ray.serve.handle import DeploymentHandle
+
+    from serve.troubles import Trouble
 
 
 logger = logging.getLogger("jouleserve.serve")
@@ -130,7 +130,10 @@ class Gateway:
         self._openai = openai_routes(
             self._frontends, self._dispatcher.serve, self._config.gateway.max_request_bytes
         )
-        self._dashboard = Dashboard(Broadcast(self._snapshot))
+        self._standing = Standing(
+            self._config, self._engines, self._dispatcher, self._met, self._grid, self._plan
+        )
+        self._dashboard = Dashboard(Broadcast(self._standing.snapshot))
         self._engines.follow(
             MEMBERSHIP, {h.deployment_name: VariantName(v) for v, h in engines.items()}
         )
@@ -156,7 +159,7 @@ class Gateway:
         while True:
             await asyncio.sleep(SWEEP_PERIOD_S)
             self._engines.expire()
-            self._found = self._own_troubles()
+            self._found = self._standing.own_troubles()
 
     def _plan_link(self, planner: RayPlannerHandle) -> PlanLink:
         def hear(news: PlanNews) -> None:
@@ -237,7 +240,7 @@ class Gateway:
         """The models with their variants, objectives and awake replicas."""
         try:
             self._admitted(grpc_context)
-            return status.models(self._config, self._engines.awake())
+            return self._standing.models()
         except JouleserveError as error:
             grpc_api.set_error(grpc_context, error)
             return inference_pb2.ListModelsResponse()
@@ -251,30 +254,7 @@ class Gateway:
         except JouleserveError as error:
             grpc_api.set_error(grpc_context, error)
             return cluster_pb2.GetStatusResponse()
-        return self._status(request.decisions)
-
-    def _status(self, decisions: int) -> cluster_pb2.GetStatusResponse:
-        now_s = time.monotonic()
-        answer = status.cluster(
-            self._config, self._engines, self._dispatcher.tally, self._troubles(), now_s
-        )
-        answer.service_classes.extend(status.service_classes(self._met, now_s))
-        answer.accounts.extend(status.accounts(self._dispatcher.books))
-        if (intensity := status.carbon(self._grid)) is not None:
-            answer.carbon.CopyFrom(intensity)
-        newest = self._dispatcher.decisions.newest(decisions)
-        answer.decisions.extend(status.decisions(newest, now_s))
-        return answer
-
-    async def _snapshot(self) -> Snapshot:
-        models = status.models(self._config, self._engines.awake())
-        plan = None if self._plan is None else plan_status.response(self._plan.latest)
-        return Snapshot(
-            taken_at_s=time.monotonic(),
-            status=statuses.status(self._status(DECISIONS)),
-            plan=None if plan is None else plans.plan(plan),
-            models=served.models(models),
-        )
+        return self._standing.status(request.decisions)
 
     async def GetPlan(
         self, request: cluster_pb2.GetPlanRequest, grpc_context: RayServegRPCContext
@@ -319,28 +299,7 @@ class Gateway:
             await asyncio.sleep(SWEEP_PERIOD_S)
 
     def _health(self) -> health_pb2.HealthCheckResponse.ServingStatus:
-        return NOT_SERVING if self._unserved() else SERVING
-
-    def _unserved(self) -> tuple[Trouble, ...]:
-        """Name the models for which a request would find nothing, now or within its wait."""
-        awake = self._engines.awake()
-        ready = {name for name, count in awake.items() if count}
-        if self._config.gateway.hold_timeout_s:
-            ready |= self._engines.sleeping() | self._engines.coming
-        return tuple(
-            Trouble(model.name, "no replica is awake, and none can be woken")
-            for model in self._config.models
-            if not any(VariantName(variant.name) in ready for variant in model.variants)
-        )
-
-    def _own_troubles(self) -> tuple[Trouble, ...]:
-        silence = () if self._plan is None else self._plan.silence()
-        unmetered = troubles.of_energy(self._engines.meter_troubles(), self._grid)
-        return (*self._unserved(), *silence, *unmetered)
-
-    def _troubles(self) -> tuple[Trouble, ...]:
-        planned = () if self._plan is None else self._plan.latest.troubles
-        return (*self._own_troubles(), *planned)
+        return NOT_SERVING if self._standing.unserved() else SERVING
 
     # ── HTTP ────────────────────────────────────────────────────────────────
 

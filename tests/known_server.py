@@ -12,6 +12,7 @@ import asyncio
 import heapq
 import itertools
 import json
+import math
 import os
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -51,6 +53,7 @@ class Script:
     Attributes:
         ttft_s: from a request to its first token.
         tpot_s: from a token to the next.
+        spread: of both among requests: they are the medians of log-normals of this sigma.
         tokens: of every reply; 0 is as many as the request asks for.
         key: that must be shown; empty lets everybody in.
         stall_at_s: from the first request on, it does nothing from then ...
@@ -63,6 +66,7 @@ class Script:
 
     ttft_s: float = 0.05
     tpot_s: float = 0.01
+    spread: float = 0.0
     tokens: int = 0
     key: str = ""
     stall_at_s: float = 0.0
@@ -70,6 +74,34 @@ class Script:
     die_at_s: float = 0.0
     shed_every: int = 0
     truncate_every: int = 0
+
+    def latencies_of(self, number: int) -> tuple[float, float]:
+        """Give the time to first token and the time per token of the n-th request.
+
+        Any long enough run of requests has the percentiles of the distribution: the shares of it
+        that they take are spread evenly (van der Corput's sequences, one for each latency).
+        """
+        if not self.spread:
+            return self.ttft_s, self.tpot_s
+        return (
+            self.ttft_s * math.exp(self.spread * _even_normal(number, 2)),
+            self.tpot_s * math.exp(self.spread * _even_normal(number, 3)),
+        )
+
+
+def _even_normal(number: int, base: int) -> float:
+    """Give the n-th of numbers that are normally distributed, however many there are."""
+    return NormalDist().inv_cdf(_even_share(number, base))
+
+
+def _even_share(number: int, base: int) -> float:
+    """Give the n-th of numbers in (0, 1) that fill it evenly, however many there are."""
+    share, weight = 0.0, 1.0
+    while number:
+        number, digit = divmod(number, base)
+        weight /= base
+        share += digit * weight
+    return share
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,17 +183,18 @@ class Server:
         self.requests += 1
         return self.requests
 
-    def due_s(self, arrived_at_s: float, token: int) -> float:
+    def due_s(self, arrived_at_s: float, number: int, token: int) -> float:
         """Give the instant of a token of a request."""
         script = self.script
-        at_s = arrived_at_s + script.ttft_s + token * script.tpot_s
+        ttft_s, tpot_s = script.latencies_of(number)
+        at_s = arrived_at_s + ttft_s + token * tpot_s
         begin_s = self.began_at_s + script.stall_at_s
         stalled = script.stall_s and begin_s <= at_s < begin_s + script.stall_s
         return begin_s + script.stall_s if stalled else at_s
 
-    async def pace(self, arrived_at_s: float, token: int) -> None:
+    async def pace(self, arrived_at_s: float, number: int, token: int) -> None:
         """Wait until a token is due, never less."""
-        due_s = self.due_s(arrived_at_s, token)
+        due_s = self.due_s(arrived_at_s, number, token)
         if due_s > time.monotonic():
             await self.pacer.until(due_s)
 
@@ -185,15 +218,16 @@ class Server:
         asked = pb.GenerateRequest() if self.script.tokens else pb.GenerateRequest.FromString(raw)
         count = self.script.tokens or asked.sampling.max_tokens
         for token in range(count):
-            await self.pace(arrived_at_s, token)
+            await self.pace(arrived_at_s, number, token)
             if token and self.truncates(number):
                 return
             message = pb.Tokens(text=" word", token_ids=[300 + token])
             yield pb.GenerateResponse(tokens=message).SerializeToString()
+        ttft_s, _ = self.script.latencies_of(number)
         usage = pb.Usage(
             prompt_tokens=len(asked.prompt_token_ids.ids) or 1,
             completion_tokens=count,
-            latency=pb.Latency(ttft_s=self.script.ttft_s, e2e_s=time.monotonic() - arrived_at_s),
+            latency=pb.Latency(ttft_s=ttft_s, e2e_s=time.monotonic() - arrived_at_s),
             energy=pb.Energy(energy_j=float(count), method="model", boundary="cpu"),
         )
         finish = pb.Finish(finish_reason="length", usage=usage, variant="only")
@@ -310,7 +344,7 @@ class HttpConnection(asyncio.Protocol):
         )
         self._chunk(ROLE)
         for token in range(count):
-            await server.pace(arrived_at_s, token)
+            await server.pace(arrived_at_s, number, token)
             if token and server.truncates(number):
                 self._transport.close()
                 return
