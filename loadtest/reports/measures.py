@@ -181,12 +181,21 @@ def _backlog(run: Run, requests: Requests, window: Window) -> Backlog:
         open_s = np.where(np.isnan(requests.ended_at_s), math.inf, requests.ended_at_s)
         return int(((requests.sent_at_s <= at_s) & (open_s > at_s)).sum())
 
+    def came_in(part: Window) -> int:
+        return int(within(requests, part).sum())
+
     begin, end = in_flight(window.begin_s), in_flight(window.end_s)
-    came = int(within(requests, window).sum())
+    came = came_in(window)
+    # Where more comes at the end (conversations have begun, a crowd has gathered), a server that
+    # keeps up has more in flight by as much: Little's law, at latencies that stay what they were.
+    quarter_s = window.length_s / 4
+    first = came_in(Window(window.begin_s, window.begin_s + quarter_s))
+    last = came_in(Window(window.end_s - quarter_s, window.end_s))
+    due = begin * max(1.0, last / first) if first else math.inf
     chance = max(_BACKLOG_SHARE * came, _BACKLOG_SIGMAS * math.sqrt(begin + end))
     chance = max(chance, _SMALLEST_BACKLOG)
     # A closed loop holds back by itself what the server has no room for.
-    return Backlog(begin, end, grows=not run.closed_loop and end - begin > chance)
+    return Backlog(begin, end, grows=not run.closed_loop and end - due > chance)
 
 
 def _errors(run: Run, requests: Requests) -> tuple[ErrorCount, ...]:

@@ -138,6 +138,20 @@ def test_a_server_that_does_not_keep_up_is_told() -> None:
     assert not report_of(plain_run(plain_requests(AT_S, first_token_at_s=fast))).backlog.grows
 
 
+def test_a_rate_that_rises_is_no_backlog() -> None:
+    """Requests that take 4 s each, and come ever faster: more are in flight, and none waits."""
+    at_s = DURATION_S * np.sqrt(np.linspace(0.001, 1, 1_500, endpoint=False))
+    window = {"steady_begin_s": DURATION_S / 4}
+    backlog = report_of(
+        plain_run(plain_requests(at_s, first_token_at_s=at_s + 4), **window)
+    ).backlog
+    assert backlog.at_end > 2 * backlog.at_begin
+    assert not backlog.grows
+    # The same, and each takes longer than the one before.
+    waiting = plain_requests(at_s, first_token_at_s=at_s * 1.3)
+    assert report_of(plain_run(waiting, **window)).backlog.grows
+
+
 def test_gaps_of_several_histograms_are_merged() -> None:
     histograms = {}
     for name, gap_us in (("interactive", 10_000), ("batch", 50_000)):
