@@ -61,11 +61,11 @@ def _steady(
     assert not came.trouble, came.trouble
     cpu_s = sum(done.cpu_s for done in came.done) / len(requests.ending)
     steady = requests.scheduled_at_s >= WARMUP_S
-    return requests.select(steady), np.count_nonzero(~steady), cpu_s
+    return requests.select(steady), int(np.count_nonzero(~steady)), cpu_s
 
 
 def _figures(steady: Requests, cpu_s: float, seconds: float) -> dict[str, float]:
-    lost = np.count_nonzero(steady.ending != Ending.COMPLETED)
+    lost = int(np.count_nonzero(steady.ending != Ending.COMPLETED))
     sent = steady.select(~np.isnan(steady.sent_at_s))
     lateness_ms = sent.lateness_s * 1e3
     done_per_s = np.count_nonzero(steady.ending == Ending.COMPLETED) / seconds

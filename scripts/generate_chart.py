@@ -107,7 +107,7 @@ def ray() -> dict[str, Any]:
 
 def rules() -> dict[str, Any]:
     """Give what templates need to refuse what the program refuses."""
-    sections = {
+    sections: dict[str, type[Section]] = {
         "gateway": GatewayConfig,
         "scheduler": SchedulerConfig,
         "planner": PlannerConfig,

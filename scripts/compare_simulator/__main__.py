@@ -18,7 +18,7 @@ from scripts.compare_simulator.analysis import analyse
 from scripts.compare_simulator.recordings import from_json, to_json
 from scripts.compare_simulator.runs import ComparisonError
 from scripts.compare_simulator.serving import measure
-from serve import config_file
+from serve.section_file import ConfigFileError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -87,7 +87,7 @@ def main(given: Many[str] | None = None) -> None:
         recorded = {**about, **to_json(setup, calibration_run, test_run)}
         _write(options.out, recorded)  # Whatever the analysis says, measurements are kept.
         result = analyse(setup, calibration_run, test_run)
-    except (ComparisonError, JouleserveClientError, config_file.ConfigFileError) as error:
+    except (ComparisonError, JouleserveClientError, ConfigFileError) as error:
         sys.exit(f"error: {error}")
     show(result)
     _write(options.out, {**recorded, "result": result})

@@ -9,6 +9,7 @@ import asyncio
 import math
 import time
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,8 +24,10 @@ from serve import catalogue, config_file
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
+
+    from protos.jouleserve.async_client import AsyncStream
 
 PROMPTS = LogNormalLengths(prompt_tokens=120, completion_tokens=48, spread=0.6, most_tokens=400)
 MOST_COMPLETION_TOKENS = 128
@@ -53,19 +56,17 @@ def prompt_ids(tokens: int, rng: np.random.Generator) -> list[int]:
 
 
 async def serve_one(
-    client: AsyncClient, model: str, planned: Planned, started_s: float, ids: list[int], **to: str
+    ask: Callable[..., AsyncStream], planned: Planned, started_s: float, ids: list[int]
 ) -> Served:
     """Make a request when it is due and read it to its end."""
     await asyncio.sleep(max(0.0, started_s + planned.at_s - time.perf_counter()))
     sent_s = time.perf_counter()
     first_s = last_s = math.nan
-    stream = client.generate(
-        model,
+    stream = ask(
         prompt_token_ids=ids,
         max_tokens=planned.completion_tokens,
         ignore_eos=True,
         temperature=0.0,
-        **to,
     )
     async with stream:
         async for tokens in stream:
@@ -90,10 +91,11 @@ async def warm_up(client: AsyncClient, model: str, variants: Iterable[str]) -> N
     """Let every variant compute a short and a long prompt first."""
     rng = np.random.default_rng()
     for variant in variants:
+        ask = partial(client.generate, model, variant=variant)
         for tokens in (30, 300):
             ids = prompt_ids(tokens, rng)
             planned = Planned(0.0, tokens, 16)
-            await serve_one(client, model, planned, time.perf_counter(), ids, variant=variant)
+            await serve_one(ask, planned, time.perf_counter(), ids)
 
 
 async def serve_trace(
@@ -106,7 +108,7 @@ async def serve_trace(
     prompts = [prompt_ids(each.prompt_tokens, rng) for each in planned]
     started_s = time.perf_counter()
     tasks = [
-        asyncio.create_task(serve_one(client, model, each, started_s, ids))
+        asyncio.create_task(serve_one(partial(client.generate, model), each, started_s, ids))
         for each, ids in zip(planned, prompts, strict=True)
     ]
     if tasks:
@@ -170,12 +172,12 @@ def read_setup(
         raise ComparisonError(f"{path} has {sorted(entries)}; awake are {sorted(replicas)}")
     model, entry = entries[next(iter(replicas))]
     objective = config.service_classes[model.default_service_class]
-    given = entry.engine_options.get("max_num_batched_tokens", MAX_BATCHED_TOKENS)
+    given = entry.engine_options.get("max_num_batched_tokens")
     return Setup(
         {name: catalogue.variant(*entries[name]) for name in replicas},
         dict(replicas),
         policy,
         Objective(objective.ttft_s, objective.tpot_s, objective.min_quality),
-        max_batched_tokens or int(given),
+        max_batched_tokens or (given if isinstance(given, int) else MAX_BATCHED_TOKENS),
         config.scheduler.report_period_s,
     )
