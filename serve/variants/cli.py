@@ -214,7 +214,7 @@ def _print_front(
     points: Sequence[Point], best: Sequence[Point], chosen: Point | None, batch: int
 ) -> None:
     table = Table("variant", "", box=None)
-    for heading in ("quality", f"mJ/token at {batch}", "TPOT ms", "weights MB"):
+    for heading in ("quality", f"mJ/token at {batch}", "TPOT ms", "weights MB", "to make"):
         table.add_column(heading, justify="right")
     for each in sorted(points, key=lambda each: each.j_per_token):
         what = "chosen" if each is chosen else "front" if each in best else "beaten"
@@ -225,6 +225,7 @@ def _print_front(
             f"{each.j_per_token * _MS:.2f}",
             f"{each.tpot_s * _MS:.1f}",
             f"{each.weight_bytes / _MB:.0f}",
+            f"{each.make_s:.0f} s",
         )
     OUT.print(table)
 

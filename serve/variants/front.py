@@ -33,6 +33,7 @@ class Point:
         weight_bytes: of the checkpoint.
         refusals: why its gate refuses it; empty if it does not.
         quality_margin: half the interval that the quality lies in with 95 % confidence.
+        make_s: time that its steps took, on the machine of the search; 0 of the base.
 
     """
 
@@ -43,6 +44,7 @@ class Point:
     weight_bytes: int
     refusals: tuple[str, ...] = ()
     quality_margin: float = 0.0
+    make_s: float = 0.0
 
     def beats(self, other: Point) -> bool:
         """Whether it is at least as good in everything, and in something so that one can tell."""
@@ -55,12 +57,19 @@ class Point:
         return (
             abs(self.quality - other.quality) > margin
             or self.weight_bytes != other.weight_bytes
+            or self._make_min != other._make_min
             or not isclose(self.j_per_token, other.j_per_token, rel_tol=NOISE)
             or not isclose(self.tpot_s, other.tpot_s, rel_tol=NOISE)
         )
 
+    @property
+    def _make_min(self) -> int:
+        """Whole minutes: what is made in seconds is made at once."""
+        return int(self.make_s // 60)
+
     def _costs(self) -> tuple[float, ...]:
-        return (-self.quality, self.j_per_token, self.tpot_s, float(self.weight_bytes))
+        serving = (-self.quality, self.j_per_token, self.tpot_s, float(self.weight_bytes))
+        return (*serving, self._make_min)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +117,7 @@ def _point(made: Manifest, batch: int, base: Point) -> Point:
         made.weight_bytes,
         tuple(made.refusals()),
         (1.0 / ratio.low - 1.0 / ratio.high) / 2,
+        sum(stage.took_s for stage in made.stages),
     )
 
 

@@ -44,6 +44,7 @@ POINTS = st.lists(
         j_per_token=st.sampled_from([1.0, 2.0, 3.0]),
         tpot_s=st.sampled_from([0.01, 0.02]),
         weight_bytes=st.sampled_from([100, 200]),
+        make_s=st.sampled_from([0.0, 30.0, 300.0]),
     ),
     max_size=8,
 )
@@ -65,6 +66,13 @@ def test_what_measurements_cannot_tell_apart_beats_nobody() -> None:
     assert one.beats(point(quality=0.94, quality_margin=0.01, j_per_token=1.2))
     assert one.beats(point(quality=0.94, quality_margin=0.01, weight_bytes=101))
     assert choice([alike, one], Objectives()) == one
+
+
+def test_what_is_made_in_seconds_is_not_beaten_by_what_takes_minutes() -> None:
+    rounded, calibrated = point(make_s=11.0), point(quality=0.95, make_s=300.0)
+    assert not calibrated.beats(rounded)
+    assert point(quality=0.95, make_s=40.0).beats(rounded)
+    assert set(front([rounded, calibrated])) == {rounded, calibrated}
 
 
 @given(POINTS)
