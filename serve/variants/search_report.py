@@ -26,7 +26,10 @@ _WIDE = 3.0
 
 
 def plot(file: Path, points: Sequence[Point], best: Sequence[Point], batch: int) -> None:
-    """Draw quality over energy, the front as a line, and memory as the size of a mark."""
+    """Draw quality over energy, the front in green, and memory as the size of a mark.
+
+    The front has more sides than two; the line joins what is best in these two.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 5), layout="constrained")
@@ -38,7 +41,8 @@ def plot(file: Path, points: Sequence[Point], best: Sequence[Point], batch: int)
             each.j_per_token * _MS,
             each.quality,
             s=each.weight_bytes / _MEGABYTE,
-            color="tab:green" if each in best else "tab:gray",
+            edgecolors=(colour := "tab:green" if each in best else "tab:gray"),
+            facecolors="none" if each.refusals else colour,
             alpha=0.6,
             label=f"{number}  {each.name}, {each.tpot_s * _MS:.0f} ms a token",
         )
@@ -46,7 +50,8 @@ def plot(file: Path, points: Sequence[Point], best: Sequence[Point], batch: int)
             str(number), (each.j_per_token * _MS, each.quality),
             ha="center", va="center", fontsize=8,
         )  # fmt: skip
-    axes.plot([each.j_per_token * _MS for each in best], [each.quality for each in best],
+    rising = _rising([each for each in ordered if not each.refusals])
+    axes.plot([each.j_per_token * _MS for each in rising], [each.quality for each in rising],
               color="tab:green", linewidth=1, zorder=0)  # fmt: skip
     if ordered and ordered[-1].j_per_token > _WIDE * ordered[0].j_per_token:
         axes.set_xscale("log")
@@ -54,12 +59,24 @@ def plot(file: Path, points: Sequence[Point], best: Sequence[Point], batch: int)
         axes.xaxis.set_minor_formatter("{x:g}")
     axes.set_xlabel(f"energy, mJ per token at batch {batch} (by the power model)")
     axes.set_ylabel("quality: perplexity of the base in that of the variant")
-    axes.set_title("Green: no other variant is better in everything. Area: bytes of weights.")
+    axes.set_title(
+        "Green: no other is better in everything. Hollow: refused by its gate. Area: weights.",
+        fontsize=10,
+    )
     # Numbers, for marks lie closer together than names fit.
     figure.legend(
         loc="outside right upper", handlelength=0, handletextpad=0, markerscale=0, fontsize=9
     )
     figure.savefig(file, dpi=120)
+
+
+def _rising(ordered: Sequence[Point]) -> list[Point]:
+    """Give those that are better than all that take less energy."""
+    best: list[Point] = []
+    for each in ordered:
+        if not best or each.quality > best[-1].quality:
+            best.append(each)
+    return best
 
 
 def configuration(
