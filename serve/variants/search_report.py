@@ -37,11 +37,12 @@ def plot(file: Path, points: Sequence[Point], best: Sequence[Point], batch: int)
     axes.margins(0.1)
     ordered = sorted(points, key=lambda point: point.j_per_token)
     for number, each in enumerate(ordered, start=1):
+        colour = "tab:green" if each in best else "tab:gray"
         axes.scatter(
             each.j_per_token * _MS,
             each.quality,
             s=each.weight_bytes / _MEGABYTE,
-            edgecolors=(colour := "tab:green" if each in best else "tab:gray"),
+            edgecolors=colour,
             facecolors="none" if each.refusals else colour,
             alpha=0.6,
             label=f"{number}  {each.name}, {each.tpot_s * _MS:.0f} ms a token",
