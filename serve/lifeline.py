@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import uuid
+from multiprocessing import resource_tracker
 
 MARK = "JOULESERVE_LIFELINE"
 """Environment variable that marks the processes to end."""
@@ -45,6 +46,9 @@ class Lifeline:
 
     def __init__(self) -> None:
         """Start the guard, one idle shell."""
+        # multiprocessing starts one at its first `spawn` and counts on it from then on; started
+        # here it bears no mark. It ends by itself, and frees the shared memory that is left.
+        resource_tracker.ensure_running()
         self.mark = f"{MARK}={uuid.uuid4()}"
         unmarked = {name: value for name, value in os.environ.items() if name != MARK}
         self._guard = subprocess.Popen(  # noqa: S603 (a constant script)

@@ -21,6 +21,23 @@ process = subprocess.Popen([sys.executable, "-c", child])
 time.sleep(60) if len(sys.argv) == 1 else (time.sleep(1), line.cut())
 """
 
+# A process that is spawned under a lifeline, and one after it is cut.
+SPAWNER = """
+import multiprocessing
+from serve.lifeline import Lifeline
+
+def spawn():
+    process = multiprocessing.get_context("spawn").Process(target=print, args=("hello",))
+    process.start()
+    process.join()
+
+if __name__ == "__main__":
+    line = Lifeline()
+    spawn()
+    line.cut()
+    spawn()
+"""
+
 
 def alive(pid: int) -> bool:
     try:
@@ -72,3 +89,17 @@ def test_others_are_left_alone() -> None:
     assert bystander.poll() is None
     bystander.kill()
     bystander.wait()
+
+
+def test_processes_can_be_spawned_after_a_cut(tmp_path: Path) -> None:
+    script = tmp_path / "spawner.py"
+    script.write_text(SPAWNER)
+    ended = subprocess.run(
+        [sys.executable, "-W", "error", script],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    assert ended.stdout.split() == ["hello", "hello"]
+    assert not ended.stderr
