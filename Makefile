@@ -25,7 +25,7 @@ LOCK := $(BIN)/uv pip compile --quiet pyproject.toml --group dev --python-versio
 	--custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup helm-binary demo test test-kube check lint protos protos-check bench images lock clean
+.PHONY: help setup helm-binary demo test test-thorough test-kube check lint protos protos-check bench images lock clean
 
 help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -36,11 +36,15 @@ setup:  ## make .venv with everything locked for ACCELERATOR; does nothing when 
 demo: setup  ## start two variants of a small model on this machine, ask them, show tokens and joules
 	@$(BIN)/jouleserve demo
 
-test: setup helm-binary lint  ## every check and every test, the real engine included
+test: setup helm-binary lint  ## every check, and tests of everything, the real engine included
 	@echo "==> pytest, fast tests"
 	@$(BIN)/python -m pytest -m "$(FAST)" --numprocesses auto --dist loadfile
 	@echo "==> pytest, the real engine and clusters (minutes)"
-	@$(BIN)/python -m pytest -m "not ($(FAST))"
+	@$(BIN)/python -m pytest -m "not ($(FAST)) and not thorough"
+
+test-thorough: setup  ## what takes minutes a test: whole builds, killed often; nodes that come and go; candidates
+	@echo "==> pytest, at length (half an hour)"
+	@$(BIN)/python -m pytest -m thorough
 
 helm-binary: setup
 	@VENV=$(VENV) bash scripts/helm.sh

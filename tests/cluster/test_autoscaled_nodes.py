@@ -13,7 +13,7 @@ from tests.cluster.live_cluster import LiveCluster, eventually, running
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.thorough, pytest.mark.timeout(600)]
 
 WORKER = {"CPU": 4, "GPU": 2, "accelerator_type:H100": 1}
 CONFIG = """

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from protos.jouleserve.plans import CandidateVariant
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.thorough, pytest.mark.timeout(600)]
 
 # Both candidates promise the same; the liar's steps take fifty times as long as its profile says.
 CONFIG = """

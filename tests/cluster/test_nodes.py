@@ -62,6 +62,7 @@ async def test_no_stream_is_lost_or_altered(tmp_path: Path) -> None:
     assert found["most_awake"] > 0
 
 
+@pytest.mark.thorough
 async def test_replicas_that_fit_on_one_node_leave_the_other(tmp_path: Path) -> None:
     with (
         ray_nodes(2, PAIR, {"RAY_SERVE_NODE_COMPACTION_DELAY_S": "2"}) as nodes,

@@ -6,10 +6,15 @@ import asyncio
 import itertools
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from grpc import aio
 from hpack import Decoder, Encoder
 from hyperframe.frame import (
@@ -26,10 +31,11 @@ from hyperframe.frame import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtest.live.grpc_streams import Connections, endpoint
+from loadtest.live.grpc_streams import ROOTS, Connections, endpoint
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from pathlib import Path
 
 METHOD = "/test.Service/Call"
 LIMIT_S = 10.0
@@ -77,7 +83,9 @@ async def connections(address: str, **metadata: str) -> AsyncIterator[Connection
 
 @asynccontextmanager
 async def server(
-    answer: Callable[[bytes, Any], AsyncIterator[bytes]], **options: int
+    answer: Callable[[bytes, Any], AsyncIterator[bytes]],
+    credentials: grpc.ServerCredentials | None = None,
+    **options: int,
 ) -> AsyncIterator[str]:
     """Serve one method, without serializers."""
     made = aio.server(options=[(f"grpc.{name}", value) for name, value in options.items()])
@@ -85,7 +93,11 @@ async def server(
     made.add_generic_rpc_handlers(
         (grpc.method_handlers_generic_handler("test.Service", {"Call": handler}),)
     )
-    port = made.add_insecure_port("127.0.0.1:0")
+    place = "127.0.0.1:0"
+    if credentials is None:
+        port = made.add_insecure_port(place)
+    else:
+        port = made.add_secure_port(place, credentials)
     await made.start()
     try:
         yield f"127.0.0.1:{port}"
@@ -233,6 +245,54 @@ async def test_a_server_that_is_not_there_is_told() -> None:
         code, details = await heard.ended()
     assert code is grpc.StatusCode.UNAVAILABLE
     assert "no connection" in details
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> tuple[Path, grpc.ServerCredentials]:
+    """Make a certificate for this machine that nobody trusts."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False
+        )
+        .sign(key, hashes.SHA256())
+    )
+    pem = made.public_bytes(serialization.Encoding.PEM)
+    private = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    file = tmp_path / "certificate.pem"
+    file.write_bytes(pem)
+    return file, grpc.ssl_server_credentials([(private, pem)])
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+async def test_a_server_with_tls_has_to_be_trusted(
+    certificate: tuple[Path, grpc.ServerCredentials],
+    monkeypatch: pytest.MonkeyPatch,
+    trusted: bool,
+) -> None:
+    file, credentials = certificate
+    if trusted:
+        monkeypatch.setenv(ROOTS, str(file))
+    async with server(echo, credentials) as address:
+        made = Connections(endpoint(address, METHOD, {}, tls=True))
+        heard = Heard()
+        made.send(b"hello", LIMIT_S, heard)
+        code, details = await heard.ended()
+        await made.close()
+    if trusted:
+        assert (code, heard.messages) == (OK, [b"", b"hello", b"end"])
+    else:
+        assert code is grpc.StatusCode.UNAVAILABLE
+        assert "certificate" in details.lower()
 
 
 # ─── a peer with a script ────────────────────────────────────────────────────
