@@ -277,6 +277,7 @@ def certificate(tmp_path: Path) -> tuple[Path, grpc.ServerCredentials]:
 async def test_a_server_with_tls_has_to_be_trusted(
     certificate: tuple[Path, grpc.ServerCredentials],
     monkeypatch: pytest.MonkeyPatch,
+    *,
     trusted: bool,
 ) -> None:
     file, credentials = certificate
