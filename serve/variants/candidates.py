@@ -68,7 +68,8 @@ def _chains(
     yield "int8-kept", [keeping]
     if "fp8" in CATALOGUE[accelerator].tflops:
         yield "fp8", [{"quantize": {"scheme": "fp8"}}]
-    yield "int8-gptq", [{"quantize": {"scheme": "w8a8", "method": "smoothquant_gptq", "keep": []}}]
+    calibrated = {"quantize": {"scheme": "w8a8", "method": "smoothquant_gptq", "keep": []}}
+    yield "int8-gptq", [calibrated]
     if group := _group(shape):
         yield "int4", [{"quantize": {"scheme": "w4a16", "method": "gptq", "group_size": group}}]
     yield "tuned", [{"tune": {}}]
@@ -79,7 +80,7 @@ def _chains(
         learn = {"steps": 48, "batch": 8, "tokens": 128, "learning_rate": 2e-4, "check_every": 8}
         student: list[dict[str, Any]] = [{"prune": {"layers": kept}}, {"distill": learn}]
         yield "student", student
-        yield "student-int8", [*student, keeping]
+        yield "student-int8", [*student, calibrated]
 
 
 def _group(shape: Mapping[str, Any]) -> int:
