@@ -30,6 +30,8 @@ from hyperframe.frame import (
     WindowUpdateFrame,
 )
 
+from loadtest.live.grpc_call import Call, Placer
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -69,126 +71,11 @@ _OF_RESET = {
 }
 
 
-class Listener(Protocol):
-    """Hears of one reply."""
-
-    def sent(self, now_s: float) -> None:
-        """Hear that the request is on its way."""
-
-    def message(self, now_s: float, message: bytes) -> None:
-        """Hear of one message."""
-
-    def done(self, now_s: float, code: grpc.StatusCode, details: str) -> None:
-        """Hear of the end; UNAVAILABLE is also what no connection and a broken one come to."""
-
-
-class Owner(Protocol):
+class Owner(Placer, Protocol):
     """Has connections."""
-
-    def place(self, call: Call) -> None:
-        """Find another connection for a call."""
 
     def closed(self, connection: Connection) -> None:
         """Forget a connection."""
-
-
-class Call:
-    """A request in flight; implements `exchanges.Call`.
-
-    Attributes:
-        head: its headers, encoded.
-        message: its one message, with gRPC's prefix.
-        sent_bytes: of the message.
-        stream: its number on its connection; 0 before it has begun.
-        window_bytes: that its peer would take now.
-        http_status: of the reply; 0 before its headers have come.
-        partial: what has come of a message that is not complete.
-
-    """
-
-    __slots__ = (
-        "_connection",
-        "_deadline",
-        "_listener",
-        "_owner",
-        "_placed_again",
-        "head",
-        "http_status",
-        "message",
-        "partial",
-        "sent_bytes",
-        "stream",
-        "window_bytes",
-    )
-
-    def __init__(
-        self, owner: Owner, head: bytes, body: bytes, deadline_s: float, listener: Listener
-    ) -> None:
-        """Start its deadline.
-
-        Args:
-            owner: finds another connection if this is to be tried again.
-            head: its headers, encoded.
-            body: its message.
-            deadline_s: from now.
-            listener: to hear of the reply.
-
-        """
-        self.head = head
-        self.message = b"\0" + len(body).to_bytes(4) + body
-        self.sent_bytes = 0
-        self.stream = 0
-        self.window_bytes = 0
-        self.partial = bytearray()
-        self.http_status = 0
-        self._owner = owner
-        self._listener: Listener | None = listener
-        self._connection: Connection | None = None
-        self._placed_again = False
-        self._deadline = asyncio.get_running_loop().call_later(deadline_s, self._too_late)
-
-    def cancel(self) -> None:
-        """Give up; the server is told."""
-        if self._listener is not None:
-            self._leave(reset=True)
-
-    def placed(self, connection: Connection) -> None:
-        """Take note of the connection that carries it."""
-        self._connection = connection
-
-    def heard(self, now_s: float, message: bytes) -> None:
-        """Hand on a message."""
-        if self._listener is not None:
-            self._listener.message(now_s, message)
-
-    def end(self, code: grpc.StatusCode, details: str, *, reset: bool = False) -> None:
-        """Hand on the end; only the first counts."""
-        listener = self._listener
-        if listener is not None:
-            self._leave(reset=reset)
-            listener.done(time.monotonic(), code, details)
-
-    def refused(self, reason: str) -> None:
-        """Try once more elsewhere: the server says that it has not looked at it."""
-        if self._placed_again or self._listener is None:
-            self.end(grpc.StatusCode.UNAVAILABLE, reason)
-            return
-        self._placed_again = True
-        if self._connection is not None:
-            self._connection.forget(self)
-        self.stream = self.sent_bytes = 0
-        self._owner.place(self)
-
-    def _leave(self, *, reset: bool) -> None:
-        self._listener = None
-        self._deadline.cancel()
-        if self._connection is not None:
-            if reset:
-                self._connection.reset(self)
-            self._connection.forget(self)
-
-    def _too_late(self) -> None:
-        self.end(grpc.StatusCode.DEADLINE_EXCEEDED, "the reply was not complete", reset=True)
 
 
 class Connection(asyncio.Protocol):

@@ -20,12 +20,13 @@ from urllib.parse import urlsplit
 
 from hpack import Encoder, NeverIndexedHeaderTuple
 
-from loadtest.live.grpc_connection import Call, Connection
+from loadtest.live.grpc_call import Call
+from loadtest.live.grpc_connection import Connection
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from loadtest.live.grpc_connection import Listener
+    from loadtest.live.grpc_call import Listener
 
 CONNECT_S = 20.0
 # Names the certificates that gRPC trusts in place of its own; whoever asks the status heeds it too.

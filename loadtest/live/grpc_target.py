@@ -20,7 +20,7 @@ from protos.jouleserve.v1 import inference_pb2 as pb
 
 if TYPE_CHECKING:
     from loadtest.live.exchanges import Reply
-    from loadtest.live.grpc_connection import Call
+    from loadtest.live.grpc_call import Call
     from loadtest.live.targets import TargetSettings
 
 _METHOD = "/jouleserve.v1.Inference/Generate"
